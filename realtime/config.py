@@ -1,0 +1,161 @@
+"""Settings: read once from TALKMETER_* variables, checked once, never changed. Imports nothing of the project."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+PREFIX = "TALKMETER_"
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Workers = Annotated[int, Meta(ge=1, le=64)]
+Millis = Annotated[int, Meta(ge=1, le=86_400_000)]
+Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
+Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+
+
+class SettingsError(Exception):
+    """A setting is missing, misspelt or out of range; the message names it and says what it should be."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything an operator can set. Each field `x` is the variable `TALKMETER_X`; docs/operations.md lists them."""
+
+    # Where it listens and keeps its data.
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    data_dir: str = "data"
+    workers: Workers = 1
+    tls_certificate: str = ""
+    tls_key: str = ""
+    trusted_proxies: str = ""  # comma-separated addresses whose X-Forwarded-For counts
+    allowed_origins: str = ""  # comma-separated origins besides the server's own; "*" allows all
+
+    # Engines: with a URL nothing is embedded.
+    database_url: str = ""
+    migrate_url: str = ""  # owner's URL when the application's user may not migrate
+    redis_url: str = ""
+    redis_prefix: Annotated[str, Meta(pattern="^[a-z0-9_-]{1,32}$")] = "tm"
+    postgres_bin: str = ""  # folder with initdb and postgres; default: the embedded wheel's
+    valkey_bin: str = ""  # path of valkey-server or redis-server; default: the embedded wheel's
+    database_pool_size: Annotated[int, Meta(ge=2, le=500)] = 16
+
+    # Development: opens token minting, free coins and the demo's sign-in; refused off loopback unless forced.
+    dev: bool = False
+    dev_force: bool = False
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+    # Identity.
+    tenant: Annotated[str, Meta(min_length=1, max_length=64)] = "main"
+    jwt_secret: str = ""  # default: a random one kept in the data folder
+    jwt_issuer: str = "talkmeter"
+    jwt_audience: str = "talkmeter"
+    firebase_project_id: str = ""
+    firebase_credentials: str = ""  # path of a service account file
+    firebase_clock_skew_s: Annotated[int, Meta(ge=0, le=60)] = 5
+    fcm_url: str = ""  # messaging endpoint; default: Google's
+
+    # Sockets.
+    sign_in_timeout_ms: Millis = 10_000
+    heartbeat_ms: Millis = 25_000
+    frame_bytes_max: Bytes = 64 * 1024
+    outbox_bytes_max: Bytes = 1024 * 1024
+    unauthenticated_max: Count = 1_000
+    unauthenticated_per_ip_max: Count = 200
+    connections_max: Count = 18_000  # below the usual limit of 20,000 open files
+    requests_per_s: Annotated[int, Meta(ge=1, le=1_000_000)] = 50  # per connection, sustained
+    requests_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
+    compression: bool = False
+    drain_ms: Millis = 5_000
+
+    # Calls and money.
+    ring_timeout_ms: Millis = 30_000
+    ring_cap_ms: Millis = 60_000
+    connect_timeout_ms: Millis = 20_000
+    proof_grace_ms: Millis = 15_000
+    low_balance_ms: Millis = 60_000
+    commission_bp: Annotated[int, Meta(ge=0, le=10_000)] = 3_000
+
+    # Media.
+    media_provider: Literal["webrtc", "agora"] = "webrtc"
+    agora_app_id: str = ""
+    agora_certificate: str = ""
+    agora_token_version: Literal["007", "006"] = "007"
+    stun_urls: str = ""
+    turn_urls: str = ""
+    turn_secret: str = ""
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the listening address can only be reached from this machine."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def data_path(self) -> Path:
+        return Path(self.data_dir).expanduser().resolve()
+
+
+def load(environ: Mapping[str, str], **overrides: object) -> Settings:
+    """Read the TALKMETER_* variables of `environ`; `overrides` that are not None win.
+
+    Raises:
+        SettingsError: an unknown variable, a value of the wrong type or range, or a combination that is refused.
+    """
+    names = set(Settings.__struct_fields__)
+    values: dict[str, object] = {}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX):
+            continue
+        name = variable[len(PREFIX) :].lower()
+        if name not in names:
+            raise SettingsError(f"{variable} is not a setting; see docs/operations.md for those that are")
+        values[name] = text
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    for name, value in values.items():
+        _check_one(name, value)
+    settings = msgspec.convert(values, Settings, strict=False)
+    _check_together(settings)
+    return settings
+
+
+def to_environ(settings: Settings) -> dict[str, str]:
+    """Return the variables that make `load` read these settings again: how a parent tells its workers."""
+    return {
+        PREFIX + name.upper(): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in msgspec.structs.asdict(settings).items()
+    }
+
+
+def _check_one(name: str, value: object) -> None:
+    hints = get_type_hints(Settings, include_extras=True)
+    try:
+        msgspec.convert(value, hints[name], strict=False)
+    except msgspec.ValidationError as exc:
+        raise SettingsError(f"{PREFIX}{name.upper()}={value!r} is wrong: {str(exc).lower()}") from None
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.dev and not settings.loopback and not settings.dev_force:
+        raise SettingsError(
+            f"--dev opens free coins and token minting, so it is refused on {settings.host}: "
+            "listen on 127.0.0.1, or set TALKMETER_DEV_FORCE=true if you know that nobody else reaches this port"
+        )
+    if bool(settings.database_url) != bool(settings.redis_url) and settings.workers > 1:
+        raise SettingsError("with several workers give both TALKMETER_DATABASE_URL and TALKMETER_REDIS_URL, or neither")
+    if bool(settings.tls_certificate) != bool(settings.tls_key):
+        raise SettingsError("TALKMETER_TLS_CERTIFICATE and TALKMETER_TLS_KEY are given together or not at all")
+    if settings.media_provider == "agora" and not (settings.agora_app_id and settings.agora_certificate):
+        raise SettingsError(
+            "TALKMETER_MEDIA_PROVIDER=agora needs TALKMETER_AGORA_APP_ID and TALKMETER_AGORA_CERTIFICATE"
+        )
