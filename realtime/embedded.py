@@ -213,9 +213,7 @@ class Engines:
     def _spawn(self, arguments: list[str], log: Path, death_signal: signal.Signals) -> subprocess.Popen[bytes]:
         if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
             log.replace(log.with_suffix(".old.log"))
-        identity: dict[str, int] = {}
-        if self._account.switch:
-            identity = {"user": self._account.uid, "group": self._account.gid}
+        switch = self._account.switch
         environment = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
         with log.open("ab") as out:
             return subprocess.Popen(
@@ -227,9 +225,10 @@ class Engines:
                 env=environment | {"LC_ALL": "C", "TZ": "UTC"},
                 start_new_session=True,  # Ctrl-C in a terminal is for the server, which ends the engines last
                 pass_fds=(self._lock,),
-                extra_groups=[] if self._account.switch else None,
+                user=self._account.uid if switch else None,
+                group=self._account.gid if switch else None,
+                extra_groups=[] if switch else None,
                 preexec_fn=_die_with_parent(death_signal),
-                **identity,  # type: ignore[arg-type]
             )
 
     def _wait(self, process: subprocess.Popen[bytes], name: str, log: Path, ready: Callable[[], bool]) -> None:
@@ -310,7 +309,7 @@ def _run_folder(folder: Path, account: Account) -> Path:
 
 
 def _lock(folder: Path) -> int:
-    """Take the folder's lock and return its descriptor, which the engines inherit: they hold it as long as they live."""
+    """Take the folder's lock and return its descriptor; the engines inherit it and hold it as long as they live."""
     fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + LOCK_TIMEOUT_S
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
@@ -69,7 +70,7 @@ async def test_a_killed_parent_leaves_no_orphan_and_loses_no_commit(tmp_path_fac
     deadline = time.monotonic() + 15
     while any(running(pid) for pid in pids):
         assert time.monotonic() < deadline, "engines outlived their killed parent"
-        time.sleep(0.05)
+        await asyncio.sleep(0.05)
     again, _, url = start_child(folder)
     try:
         conn = await asyncpg.connect(url.replace("/talkmeter?", "/postgres?"))

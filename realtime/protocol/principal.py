@@ -1,0 +1,21 @@
+"""Who a connection speaks for. Imports nothing of the project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A signed-in user on one device; made from a verified token, never from client fields.
+
+    `tenant_id` and `user_id` are internal; `tenant` and `user` are the ids that the outside knows.
+    """
+
+    tenant_id: int
+    tenant: str
+    user_id: int
+    user: str
+    roles: frozenset[str]
+    device_id: str
+    expires_at_ms: int

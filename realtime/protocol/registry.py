@@ -1,0 +1,65 @@
+"""Operations and events as data: dispatch, docs/protocol.md and the AsyncAPI file are all made from these rows.
+
+Imports nothing of the project at run time. A feature's handlers.py gives its rows; realtime/app.py joins them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import Struct
+
+Handler = Callable[[Any, Any], Awaitable[Struct] | Struct]
+
+
+class Empty(Struct):
+    """No fields."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One operation.
+
+    Attributes:
+        op: its name on the wire, `feature.verb`.
+        data: schema of the request's data.
+        ok: schema of the answer.
+        handler: `async def (Request, data) -> ok`, or a plain function when `inline`.
+        mutation: changes something in PostgreSQL: needs a key, runs in one transaction with its stored reply.
+        inline: answered at once, ahead of requests that wait; must not block.
+        signed_in: refused before sign-in (all but session.sign_in).
+        roles: at least one is needed; empty means everybody.
+        cost: what the request takes from its connection's rate bucket.
+        summary: one sentence for the documentation.
+    """
+
+    op: str
+    data: type[Struct]
+    ok: type[Struct]
+    handler: Handler
+    mutation: bool = False
+    inline: bool = False
+    signed_in: bool = True
+    roles: frozenset[str] = frozenset()
+    cost: int = 1
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventType:
+    """One event.
+
+    Attributes:
+        name: on the wire, `feature.what_happened`.
+        data: schema of its data.
+        durable: kept in the event outbox and the user's log, never silently dropped; else coalesced or dropped.
+        ack: the device must answer with `{ack: [event_id]}`.
+    """
+
+    name: str
+    data: type[Struct]
+    durable: bool
+    ack: bool = False
+    summary: str = ""
