@@ -1,0 +1,1 @@
+"""Load tests: scenarios that drive real server processes from outside."""
