@@ -79,24 +79,24 @@ class Codec:
 
     Attributes:
         name: `json` or `msgpack`.
-        text: whether frames are text frames.
+        binary: whether messages travel in binary frames (text frames otherwise).
         subprotocol: as negotiated in the handshake.
         encode: value -> bytes.
     """
 
-    __slots__ = ("_decode_frame", "_decoder", "empty", "encode", "name", "subprotocol", "text")
+    __slots__ = ("_decode_frame", "_decoder", "empty", "encode", "name", "subprotocol", "binary")
 
     def __init__(
         self,
         name: str,
         subprotocol: str,
         *,
-        text: bool,
+        binary: bool,
         encode: Callable[[Any], bytes],
         decoder: Callable[[Any], Any],
     ) -> None:
         self.name = name
-        self.text = text
+        self.binary = binary
         self.subprotocol = subprotocol
         self.encode = encode
         self.empty = encode({})
@@ -121,12 +121,12 @@ class Codec:
 
 
 JSON: Final = Codec(
-    "json", JSON_SUBPROTOCOL, text=True, encode=msgspec.json.encode, decoder=lambda type_: msgspec.json.Decoder(type_)
+    "json", JSON_SUBPROTOCOL, binary=False, encode=msgspec.json.encode, decoder=lambda type_: msgspec.json.Decoder(type_)
 )
 MSGPACK: Final = Codec(
     "msgpack",
     MSGPACK_SUBPROTOCOL,
-    text=False,
+    binary=True,
     encode=msgspec.msgpack.encode,
     decoder=lambda type_: msgspec.msgpack.Decoder(type_),
 )

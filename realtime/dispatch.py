@@ -1,0 +1,448 @@
+"""From a message to its handler and back: one table, one try.
+
+Owns what happens between a socket's message and a feature's handler: decoding by schema, who may ask, how much, in which
+order, the transaction and its stored reply, and the one place where exceptions become error replies. Must never
+import a feature.
+
+Order: requests of a connection are handled one after another, in the order in which they came, so that a client
+may send without waiting. Inline operations (ping) are answered at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import msgspec
+import redis.exceptions
+import structlog
+from msgspec import Raw, Struct
+
+from realtime.idempotency import Repeated, RequestKey, recall, remember, request_key
+from realtime.outbox import Outbox, Tx
+from realtime.protocol.close_codes import CloseCode
+from realtime.protocol.envelope import Codec, ErrorReply, Frame, OkReply, error_body
+from realtime.protocol.errors import (
+    Conflict,
+    Forbidden,
+    Internal,
+    InvalidData,
+    KeyRequired,
+    Malformed,
+    RateLimited,
+    TalkmeterError,
+    TooManyPending,
+    Unauthenticated,
+    Unavailable,
+    UnknownOp,
+)
+from realtime.protocol.principal import Principal
+from realtime.protocol.registry import Route
+from realtime.transport.interface import Socket
+
+log = structlog.get_logger()
+
+PENDING_MAX = 64  # requests of one connection that wait; more than any app has in flight
+HANDLER_TIMEOUT_S = 15.0  # above every wait inside a handler, below a client's patience
+ATTEMPTS_MAX = 4  # of a transaction that PostgreSQL asks to repeat
+MALFORMED_MAX = 20  # frames that are no requests before the socket is closed
+UNSIGNED_REQUESTS_MAX = 10  # requests before sign-in; a client needs one or two
+
+UNREACHABLE = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+)
+REPEATABLE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+
+
+class Session:
+    """What dispatch keeps for one connection: its queue of requests, its rate bucket, and features' own notes.
+
+    Attributes:
+        conn: the socket.
+        principal: who signed in, or None.
+        notes: small values that features keep for the life of the connection, by feature name.
+    """
+
+    __slots__ = (
+        "bucket",
+        "closed",
+        "conn",
+        "malformed",
+        "notes",
+        "principal",
+        "queue",
+        "refilled_at",
+        "task",
+        "unsigned",
+    )
+
+    def __init__(self, conn: Socket, burst: int) -> None:
+        self.conn = conn
+        self.principal: Principal | None = None
+        self.queue: deque[tuple[Frame, Route | None, Any]] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.bucket = float(burst)
+        self.refilled_at = time.monotonic()
+        self.malformed = 0
+        self.unsigned = 0
+        self.closed = False
+        self.notes: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Request:
+    """One request as its handler sees it.
+
+    Attributes:
+        session: the connection's session.
+        now_ms: unix milliseconds of this node at its arrival.
+        tx: the open transaction, for mutations; `rq.tx` of a query raises nothing but is None.
+    """
+
+    session: Session
+    now_ms: int
+    tx_: Tx | None = None
+
+    @property
+    def principal(self) -> Principal:
+        principal = self.session.principal
+        if principal is None:
+            raise Unauthenticated
+        return principal
+
+    @property
+    def tx(self) -> Tx:
+        """The mutation's transaction.
+
+        Raises:
+            RuntimeError: the route is not a mutation.
+        """
+        if self.tx_ is None:
+            raise RuntimeError("this route is not a mutation")
+        return self.tx_
+
+
+class Rates:
+    """How many requests a connection may make: sustained and burst."""
+
+    __slots__ = ("burst", "per_s")
+
+    def __init__(self, per_s: int, burst: int) -> None:
+        self.per_s = per_s
+        self.burst = burst
+
+    def take(self, session: Session, cost: int, now: float) -> int:
+        """Take `cost` from the session's bucket; return 0, or the milliseconds to wait."""
+        level = min(self.burst, session.bucket + (now - session.refilled_at) * self.per_s)
+        session.refilled_at = now
+        if level < cost:
+            session.bucket = level
+            return int((cost - level) * 1000 / self.per_s) + 1
+        session.bucket = level - cost
+        return 0
+
+
+class Dispatcher:
+    """Implements the transport's SocketHandler over a table of routes."""
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        pool: asyncpg.Pool,
+        rates: Rates,
+        on_closed: Callable[[Session], Awaitable[None]],
+        on_ack: Callable[[Principal, Sequence[str]], Awaitable[None]],
+        translate: Callable[[Exception], TalkmeterError | None] = lambda exc: None,
+    ) -> None:
+        """Make a dispatcher without routes.
+
+        Args:
+            on_closed: awaited once for a session that had signed in.
+            on_ack: a signed-in device acknowledged these event ids.
+            translate: turns a package's own exception (billing's) into ours, or None.
+        """
+        self._outbox = outbox
+        self._pool = pool
+        self._rates = rates
+        self._on_closed = on_closed
+        self._on_ack = on_ack
+        self._translate = translate
+        self._routes: dict[str, Route] = {}
+        self._decoders: dict[tuple[str, str], Callable[[Any], Any]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.sessions: dict[int, Session] = {}
+        self.handled = 0
+
+    @property
+    def routes(self) -> list[Route]:
+        return list(self._routes.values())
+
+    def add(self, routes: Iterable[Route], codecs: Iterable[Codec]) -> None:
+        """Put routes into the table.
+
+        Raises:
+            ValueError: an op that is there already.
+        """
+        known = list(codecs)
+        for route in routes:
+            if route.op in self._routes:
+                raise ValueError(f"two routes for {route.op}")
+            self._routes[route.op] = route
+            for codec in known:
+                self._decoders[codec.name, route.op] = codec.data_decoder(route.data)
+
+    # What the transport calls.
+
+    def connected(self, conn: Socket) -> None:
+        session = Session(conn, self._rates.burst)
+        conn.session = session
+        self.sessions[conn.id] = session
+
+    def received(self, conn: Socket, payload: bytes) -> None:
+        session: Session = conn.session
+        codec: Codec = conn.codec
+        frame: Frame | None = None
+        try:
+            frame = codec.decode(payload)
+            op = frame.op
+            if op is None:
+                self._acknowledged(session, frame)
+                return
+            route = self._routes.get(op)
+            if route is None:
+                raise UnknownOp(f"there is no operation {op!r}", op=op)
+            wait_ms = self._rates.take(session, route.cost, time.monotonic())
+            if wait_ms:
+                raise RateLimited(retry_after_ms=wait_ms)
+            if route.signed_in and session.principal is None:
+                raise Unauthenticated
+            data = self._decoders[codec.name, op](frame.data if len(frame.data) else codec.empty)
+            if route.inline:
+                ok = route.handler(Request(session, time.time_ns() // 1_000_000), data)
+                self.handled += 1
+                conn.send_reply(codec.encode(OkReply(frame.id, ok)))
+                return
+            self._enqueue(session, frame, route, data)
+        except TalkmeterError as exc:
+            self._refuse(session, frame, exc)
+        except msgspec.DecodeError as exc:
+            self._refuse(session, frame, _invalid_data(exc))
+        except Exception:
+            log.exception("inline_handler_failed", op=frame.op if frame else None)
+            self._refuse(session, frame, Internal())
+
+    def closed(self, conn: Socket, code: int) -> None:
+        session: Session = conn.session
+        session.closed = True
+        self.sessions.pop(conn.id, None)
+        if session.queue is not None:
+            # What waits has not begun and will be repeated by the client. What runs goes on to its end: its
+            # transaction must not depend on the moment at which a phone loses its network.
+            session.queue.clear()
+        if session.principal is not None:
+            self._spawn(self._after_close(session))
+
+    async def close(self) -> None:
+        """Wait for running requests to end (each is bounded), then return."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=HANDLER_TIMEOUT_S)
+
+    # What happens to a request.
+
+    def _acknowledged(self, session: Session, frame: Frame) -> None:
+        if frame.ack is None:
+            raise Malformed("neither op nor ack")
+        if session.principal is None:
+            raise Unauthenticated
+        wait_ms = self._rates.take(session, 1, time.monotonic())
+        if not wait_ms and frame.ack:
+            self._enqueue(session, frame, None, frame.ack)
+
+    def _enqueue(self, session: Session, frame: Frame, route: Route | None, data: Any) -> None:
+        if session.queue is None:
+            session.queue = deque()
+        if len(session.queue) >= PENDING_MAX:
+            raise TooManyPending(retry_after_ms=1_000)
+        session.queue.append((frame, route, data))
+        if session.task is None:
+            session.task = self._spawn(self._work(session))
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _work(self, session: Session) -> None:
+        """Handle the queue of one connection until it is empty."""
+        queue = session.queue
+        try:
+            while queue:
+                frame, route, data = queue.popleft()
+                if route is None:
+                    await self._safely_ack(session, data)
+                else:
+                    await self._answer(session, frame, route, data)
+        finally:
+            session.task = None
+            session.queue = None
+
+    async def _answer(self, session: Session, frame: Frame, route: Route, data: Struct) -> None:
+        codec: Codec = session.conn.codec
+        try:
+            async with asyncio.timeout(HANDLER_TIMEOUT_S):
+                ok = await self._handle(session, frame, route, data)
+            reply = codec.encode(OkReply(frame.id, ok))
+        except Exception as exc:
+            self._refuse(session, frame, self._as_error(exc, route.op))
+        else:
+            self.handled += 1
+            if not session.closed:
+                session.conn.send_reply(reply)
+        after = session.notes.pop("after_reply", None) if session.notes else None
+        if after is not None:
+            after()
+
+    async def _handle(self, session: Session, frame: Frame, route: Route, data: Struct) -> Any:
+        request = Request(session, time.time_ns() // 1_000_000)
+        if route.signed_in and session.principal is None:
+            raise Unauthenticated
+        if route.roles and not route.roles & request.principal.roles:
+            raise Forbidden(needs=sorted(route.roles))
+        if not route.mutation:
+            return await route.handler(request, data)  # type: ignore[misc]
+        if frame.key is None:
+            raise KeyRequired
+        principal = request.principal
+        key = request_key(principal.tenant_id, principal.user_id, frame.key, route.op, data)
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                return await self._mutate(request, route, data, key)
+            except REPEATABLE:
+                if attempt == ATTEMPTS_MAX:
+                    raise Conflict("too much happened at once; try again") from None
+        raise AssertionError("unreachable")
+
+    async def _mutate(self, request: Request, route: Route, data: Struct, key: RequestKey) -> Any:
+        """Run the handler and store its reply in one transaction, or give the reply that is stored."""
+        try:
+            async with self._outbox.transaction(key.tenant_id) as tx:
+                request.tx_ = tx
+                ok = await route.handler(request, data)  # type: ignore[misc]
+                await remember(tx.conn, key, msgspec.json.encode({"ok": ok}))
+            return ok
+        except Repeated:
+            return await self._first_reply(key)
+        except TalkmeterError as exc:
+            return await self._refused(key, exc)
+        except Exception as exc:
+            translated = self._translate(exc)
+            if translated is None:
+                raise
+            return await self._refused(key, translated)
+
+    async def _first_reply(self, key: RequestKey) -> Any:
+        async with self._pool.acquire() as conn:
+            stored = await recall(conn, key)
+        if stored is None:
+            raise Conflict("the first request under this key was rolled back; try again")
+        return _unpack(stored)
+
+    async def _refused(self, key: RequestKey, error: TalkmeterError) -> Any:
+        """A repeat is answered with the first answer, also when the work can no longer be done, or was refused."""
+        async with self._pool.acquire() as conn:
+            stored = await recall(conn, key)
+            if stored is not None:
+                return _unpack(stored)
+            if not error.retryable:
+                try:
+                    await remember(conn, key, msgspec.json.encode({"error": error_body(error)}))
+                except Repeated:
+                    stored = await recall(conn, key)
+                    if stored is not None:
+                        return _unpack(stored)
+        raise error
+
+    async def _safely_ack(self, session: Session, event_ids: Sequence[str]) -> None:
+        if session.principal is None:
+            return
+        try:
+            async with asyncio.timeout(HANDLER_TIMEOUT_S):
+                await self._on_ack(session.principal, event_ids)
+        except Exception as exc:
+            # An acknowledgement has no reply; what it should have stopped (a push) happens once too often.
+            log.warning("ack_failed", error=repr(exc))
+
+    async def _after_close(self, session: Session) -> None:
+        try:
+            async with asyncio.timeout(HANDLER_TIMEOUT_S):
+                await self._on_closed(session)
+        except Exception as exc:
+            log.warning("close_failed", error=repr(exc))
+
+    # What is said when it fails.
+
+    def _as_error(self, exc: Exception, op: str) -> TalkmeterError:
+        """The one map from exceptions to errors."""
+        if isinstance(exc, TalkmeterError):
+            return exc
+        translated = self._translate(exc)
+        if translated is not None:
+            return translated
+        if isinstance(exc, UNREACHABLE):
+            log.warning("part_unreachable", op=op, error=repr(exc))
+            return Unavailable(retry_after_ms=1_000)
+        log.error("handler_failed", op=op, exc_info=exc)
+        return Internal()
+
+    def _refuse(self, session: Session, frame: Frame | None, error: TalkmeterError) -> None:
+        conn = session.conn
+        if session.closed:
+            return
+        conn.send_reply(conn.codec.encode(ErrorReply(frame.id if frame else None, error_body(error))))
+        if isinstance(error, Malformed):
+            session.malformed += 1
+            if session.malformed >= MALFORMED_MAX:
+                conn.close(CloseCode.MALFORMED, CloseCode.MALFORMED.reason)
+        elif isinstance(error, Unauthenticated):
+            session.unsigned += 1
+            if session.unsigned >= UNSIGNED_REQUESTS_MAX:
+                conn.close(CloseCode.UNAUTHENTICATED, CloseCode.UNAUTHENTICATED.reason)
+
+
+class _StoredError(TalkmeterError):
+    """A refusal that was stored with its key."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        super().__init__(body["message"], **body["details"])
+        self.code = body["code"]  # type: ignore[misc]
+        self.retryable = body["retryable"]  # type: ignore[misc]
+        self.next_action = body["next_action"]  # type: ignore[misc]
+
+
+def _unpack(stored: bytes) -> Any:
+    reply = msgspec.json.decode(stored, type=dict[str, Raw])
+    if "ok" in reply:
+        return msgspec.json.decode(reply["ok"])
+    raise _StoredError(msgspec.json.decode(reply["error"], type=dict[str, Any]))
+
+
+def _invalid_data(exc: msgspec.DecodeError) -> InvalidData:
+    """`Expected int, got str - at $.coins` -> a message and the path of the field."""
+    message, _, path = str(exc).partition(" - at ")
+    return InvalidData(message, path=path.strip("`") or "$")

@@ -1,0 +1,82 @@
+"""The first reply to a mutation, stored in the mutation's own transaction and given again to every repeat.
+
+Owns the table realtime.idempotency. Knows nothing of operations.
+
+The record is written *last* in the transaction. A repeat that runs at the same time does its work, waits at this
+insert for the first to commit, and then rolls back and gives the first's reply: right for every interleaving, and
+one statement in the ordinary case instead of two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import asyncpg
+import msgspec
+
+from realtime.protocol.errors import KeyReused
+
+KEEP_DAYS = 7
+PURGE_ROWS_MAX = 5_000
+
+REMEMBER_SQL = """
+insert into realtime.idempotency (tenant_id, user_id, key, request_hash, reply) values ($1, $2, $3, $4, $5)
+on conflict do nothing returning true
+"""
+RECALL_SQL = "select request_hash, reply from realtime.idempotency where tenant_id = $1 and user_id = $2 and key = $3"
+PURGE_SQL = """
+delete from realtime.idempotency where ctid = any(array(
+    select ctid from realtime.idempotency where created_at < now() - make_interval(days => $1) limit $2))
+"""
+
+
+class Repeated(Exception):
+    """This request was answered before: roll back, and recall that answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """An idempotency key with a hash of what was asked under it."""
+
+    tenant_id: int
+    user_id: int
+    key: str
+    request_hash: bytes
+
+
+def request_key(tenant_id: int, user_id: int, key: str, op: str, data: msgspec.Struct) -> RequestKey:
+    """Return the key of a request; the hash is over the decoded data, so it is the same in both codecs."""
+    digest = hashlib.blake2b(op.encode() + b"\0" + msgspec.json.encode(data), digest_size=16).digest()
+    return RequestKey(tenant_id, user_id, key, digest)
+
+
+async def remember(conn: asyncpg.Connection, key: RequestKey, reply: bytes) -> None:
+    """Store the reply (JSON of `{"ok": ...}` or `{"error": ...}`), as the transaction's last statement.
+
+    Raises:
+        Repeated: there is a reply under this key already.
+    """
+    if not await conn.fetchval(REMEMBER_SQL, key.tenant_id, key.user_id, key.key, key.request_hash, reply):
+        raise Repeated
+
+
+async def recall(conn: asyncpg.Connection, key: RequestKey) -> bytes | None:
+    """Return the first reply, or None when the key is new.
+
+    Raises:
+        KeyReused: the key was used for a request with other contents.
+    """
+    row = await conn.fetchrow(RECALL_SQL, key.tenant_id, key.user_id, key.key)
+    if row is None:
+        return None
+    if row["request_hash"] != key.request_hash:
+        raise KeyReused
+    reply: bytes = row["reply"]
+    return reply
+
+
+async def purge(conn: asyncpg.Connection) -> int:
+    """Delete one batch of replies older than seven days; return how many went."""
+    status = await conn.execute(PURGE_SQL, KEEP_DAYS, PURGE_ROWS_MAX)
+    return int(status.split()[-1])
