@@ -1,8 +1,8 @@
 """From a message to its handler and back: one table, one try.
 
-Owns what happens between a socket's message and a feature's handler: decoding by schema, who may ask, how much, in which
-order, the transaction and its stored reply, and the one place where exceptions become error replies. Must never
-import a feature.
+Owns what happens between a message and its handler: decoding by schema, who may ask, how much, in which order, the
+transaction and its stored reply, and the one place where exceptions become error replies. Must never import a
+feature.
 
 Order: requests of a connection are handled one after another, in the order in which they came, so that a client
 may send without waiting. Inline operations (ping) are answered at once.

@@ -121,7 +121,11 @@ class Codec:
 
 
 JSON: Final = Codec(
-    "json", JSON_SUBPROTOCOL, binary=False, encode=msgspec.json.encode, decoder=lambda type_: msgspec.json.Decoder(type_)
+    "json",
+    JSON_SUBPROTOCOL,
+    binary=False,
+    encode=msgspec.json.encode,
+    decoder=lambda type_: msgspec.json.Decoder(type_),
 )
 MSGPACK: Final = Codec(
     "msgpack",

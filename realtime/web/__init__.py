@@ -1,0 +1,1 @@
+"""HTTP beside the socket: health, metrics, the demo's files, and development tokens."""
