@@ -6,23 +6,9 @@ from collections.abc import Callable
 from struct import Struct
 
 try:
-    from websockets.speedups import apply_mask
+    from websockets.speedups import apply_mask as apply_mask
 except ImportError:  # a platform without the compiled wheel
-    from websockets.utils import apply_mask
-
-__all__ = [
-    "BINARY",
-    "CLOSE",
-    "CONTINUATION",
-    "PING",
-    "PING_FRAME",
-    "PONG",
-    "TEXT",
-    "apply_mask",
-    "close_frame",
-    "frame",
-    "parse_close",
-]
+    from websockets.utils import apply_mask as apply_mask
 
 CONTINUATION = 0x0
 TEXT = 0x1
@@ -41,9 +27,8 @@ MEDIUM_BYTES_MAX = 0xFFFF
 NO_STATUS = 1005  # RFC 6455, section 7.4.1: never on the wire, only told to the handler
 ABNORMAL = 1006
 PROTOCOL_ERROR = 1002
-UNSUPPORTED_DATA = 1003
 INVALID_TEXT = 1007
-NORMAL = 1000
+TOO_LARGE = 4507  # our own, because clients must not come back with the same message (protocol/close_codes.py)
 
 _medium: Callable[[int, int, int], bytes] = Struct("!BBH").pack
 _long: Callable[[int, int, int], bytes] = Struct("!BBQ").pack

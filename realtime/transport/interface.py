@@ -80,7 +80,7 @@ class Socket(Protocol):
 
 
 class SocketHandler(Protocol):
-    """What is done with sockets and their messages. Each method returns at once; work that waits is the handler's own."""
+    """What is done with sockets and their messages. Each method returns at once; what waits is the handler's."""
 
     def connected(self, conn: Any) -> None:
         """The handshake is done; `conn.codec` and `conn.authorization` are set."""
