@@ -32,10 +32,11 @@ milliseconds UTC, amounts are integer coins. Unknown fields are ignored, and enu
 | message | direction | form |
 |---|---|---|
 | request | to the server | `{{"id": 1, "op": "call.invite", "key": "...", "data": {{...}}}}` |
-| reply | to the client | `{{"re": 1, "ok": {{...}}}}` or `{{"re": 1, "error": {{"code", "message", "retryable", "next_action", "details"}}}}` |
+| reply | to the client | `{{"re": 1, "ok": {{...}}}}` or `{{"re": 1, "error": {{...}}}}` |
 | event | to the client | `{{"event", "stream", "epoch", "offset", "event_id", "v", "ts_ms", "data"}}` |
 | acknowledgement | to the server | `{{"ack": ["<event_id>", ...]}}` |
 
+- An error is `{{"code", "message", "retryable", "next_action", "details"}}`; the codes are listed under Errors.
 - `id` is the client's own (a string of up to 64 characters, or an integer) and comes back as `re`.
 - `key` is the idempotency key (1 to 128 characters), needed by every operation marked **key** below. It is unique per
   user: a repeat within seven days is answered with the first answer, and the same key with other contents is

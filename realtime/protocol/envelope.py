@@ -84,7 +84,7 @@ class Codec:
         encode: value -> bytes.
     """
 
-    __slots__ = ("_decode_frame", "_decoder", "empty", "encode", "name", "subprotocol", "binary")
+    __slots__ = ("_decode_frame", "_decoder", "binary", "empty", "encode", "name", "subprotocol")
 
     def __init__(
         self,

@@ -1,0 +1,166 @@
+"""The command line: serve, token, audit, migrate, docs. Owns options and what is printed; app.py does the work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from realtime.config import Settings, SettingsError, load
+from realtime.embedded import EngineError, Engines
+from realtime.logs import configure
+from realtime.migrate import MigrationError, ensure_database, migrate
+
+ENGINES_FILE = "engines.json"  # where a running server's embedded engines listen, for the other commands
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+DataDir = Annotated[str | None, typer.Option(help="Folder of the secret and of the embedded engines.")]
+DatabaseUrl = Annotated[str | None, typer.Option(help="PostgreSQL 15 or newer; without it one is embedded.")]
+RedisUrl = Annotated[str | None, typer.Option(help="Redis 7 or Valkey; without it one is embedded.")]
+
+
+def run() -> None:
+    """Run the command; a failure that an operator can mend is one line and exit status 2."""
+    try:
+        app()
+    except (SettingsError, EngineError, MigrationError) as exc:
+        print(f"talkmeter: {exc}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [default: 8080].")] = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    redis_url: RedisUrl = None,
+    workers: Annotated[int | None, typer.Option(help="Hub processes behind the port [default: 1].")] = None,
+    dev: Annotated[bool, typer.Option("--dev", help="Open the demo, tokens and free coins; loopback only.")] = False,
+    dev_force: Annotated[bool, typer.Option("--dev-force", help="Allow --dev off loopback.")] = False,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    settings = load(
+        os.environ,
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        database_url=database_url,
+        redis_url=redis_url,
+        workers=workers,
+        dev=dev or None,
+        dev_force=dev_force or None,
+    )
+    configure(settings.log_level, settings.log_format)
+    from realtime.serve import serve as serve_now
+
+    raise SystemExit(serve_now(settings))
+
+
+@app.command()
+def token(
+    user: Annotated[str, typer.Option(help="External id of the user.")],
+    name: Annotated[str, typer.Option(help="Display name.")] = "",
+    host: Annotated[bool, typer.Option("--host", help="Give the user the role host, and a profile.")] = False,
+    coins: Annotated[int, typer.Option(min=0, max=1_000_000, help="Grant so many coins.")] = 0,
+    price: Annotated[int, typer.Option(min=0, help="A host's price per pulse, in coins.")] = 0,
+    pulse_ms: Annotated[int, typer.Option(min=0, help="A host's pulse, in milliseconds.")] = 0,
+    ttl_s: Annotated[int, typer.Option(min=1, max=31_536_000, help="Life of the token.")] = 86_400,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Print a development token for a user, who is made, and given coins, when need be."""
+    settings = load(os.environ, data_dir=data_dir, database_url=database_url)
+    configure("warning", settings.log_format)
+    from realtime.app import DevGrant, mint_token
+
+    grant = DevGrant(user=user, name=name, host=host, coins=coins, price_coins=price, pulse_ms=pulse_ms)
+    print(_with_database(settings, lambda url: mint_token(settings, url, grant, ttl_s=ttl_s)))
+
+
+@app.command()
+def audit(
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Prove the books; exit status 1 when they are wrong."""
+    settings = load(os.environ, data_dir=data_dir, database_url=database_url)
+    configure("warning", settings.log_format)
+    from realtime.app import audit_books
+
+    report = _with_database(settings, audit_books)
+    if as_json:
+        print(json.dumps(report))
+    else:
+        for check in report["checks"]:
+            print(f"{'ok   ' if check['ok'] else 'WRONG'} {check['name']}: {check['detail']}")
+        print("the books are right" if report["ok"] else "THE BOOKS ARE WRONG")
+    raise SystemExit(0 if report["ok"] else 1)
+
+
+@app.command("migrate")
+def migrate_command(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Bring the database to this version's schema."""
+    settings = load(os.environ, data_dir=data_dir, database_url=database_url)
+
+    async def apply(url: str) -> list[str]:
+        return await migrate(settings.migrate_url or url)
+
+    for file in _with_database(settings, apply):
+        print(file)
+
+
+@app.command()
+def docs(folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("docs")) -> None:
+    """Write docs/protocol.md, docs/asyncapi.json and docs/settings.md from the code."""
+    from realtime.documents import write
+
+    for path in write(folder):
+        print(path)
+
+
+@app.command("worker", hidden=True)
+def worker(role: str, listen_fd: int = -1) -> None:
+    """One process of `serve --workers N`; started by its parent, with the settings in its environment."""
+    settings = load(os.environ)
+    configure(settings.log_level, settings.log_format)
+    from realtime.serve import work
+
+    raise SystemExit(work(settings, role, listen_fd))
+
+
+def _with_database(settings: Settings, work: Callable[[str], Awaitable[Any]]) -> Any:
+    """Run `work` on the settings' database: by URL, in a running server's embedded engine, or in one started for it."""
+    if settings.database_url:
+        return asyncio.run(_call(work, settings.migrate_url or settings.database_url))
+    running = settings.data_path / ENGINES_FILE
+    if running.exists():
+        url = json.loads(running.read_text())["database_url"]
+        with contextlib.suppress(OSError):
+            return asyncio.run(_call(work, url))
+    engines = Engines.start(settings.data_path, valkey=False, postgres_bin=settings.postgres_bin)
+    try:
+        asyncio.run(_prepare(engines.database_url))
+        return asyncio.run(_call(work, engines.database_url))
+    finally:
+        engines.stop()
+
+
+async def _call(work: Callable[[str], Awaitable[Any]], url: str) -> Any:
+    return await work(url)
+
+
+async def _prepare(url: str) -> None:
+    await ensure_database(url)
+    await migrate(url)
+
+
