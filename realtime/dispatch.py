@@ -74,20 +74,22 @@ class Session:
     Attributes:
         conn: the socket.
         principal: who signed in, or None.
-        notes: small values that features keep for the life of the connection, by feature name.
+        after_reply: run once, right after the reply to the present request has been queued.
+        warned_of_ms: the token expiry that the client has been warned of.
     """
 
     __slots__ = (
+        "after_reply",
         "bucket",
         "closed",
         "conn",
         "malformed",
-        "notes",
         "principal",
         "queue",
         "refilled_at",
         "task",
         "unsigned",
+        "warned_of_ms",
     )
 
     def __init__(self, conn: Socket, burst: int) -> None:
@@ -100,7 +102,8 @@ class Session:
         self.malformed = 0
         self.unsigned = 0
         self.closed = False
-        self.notes: dict[str, Any] | None = None
+        self.after_reply: Callable[[], None] | None = None
+        self.warned_of_ms = 0
 
 
 @dataclass(slots=True)
@@ -314,7 +317,7 @@ class Dispatcher:
             self.handled += 1
             if not session.closed:
                 session.conn.send_reply(reply)
-        after = session.notes.pop("after_reply", None) if session.notes else None
+        after, session.after_reply = session.after_reply, None
         if after is not None:
             after()
 
