@@ -9,7 +9,7 @@ from typing import Any
 
 from realtime.client.errors import RequestRefused, TooManyRequests
 
-REQUESTS_MAX = 256  # a phone waits for a handful; a flood would be refused by the server anyway
+REQUESTS_MAX = 64  # the server keeps as many for one connection; a phone waits for a handful
 
 
 @dataclass(slots=True, eq=False)

@@ -1,0 +1,32 @@
+// Builds dist/: two ES modules without dependencies, and the type declarations. `npm ci && npm run build`.
+// Each output begins with the SHA-256 of what it was made from, so that a test can tell whether dist is up to date
+// without a build tool: see tests/client/test_typescript_build.py.
+import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync, rmSync } from "node:fs";
+import { build } from "esbuild";
+
+const MSGPACK_NOTICE = "Contains @msgpack/msgpack, Copyright 2019 The MessagePack Community, ISC License.";
+
+function sourcesHash() {
+  const hash = createHash("sha256");
+  const files = ["package.json", "tsconfig.json", "build.mjs", ...readdirSync("src").map((name) => `src/${name}`)];
+  for (const file of files.sort()) hash.update(`${file}\n`).update(readFileSync(file));
+  return hash.digest("hex");
+}
+
+const banner = (notice) => ({
+  js: `// talkmeter client, Apache-2.0. ${notice}Built from src/ by build.mjs; sources sha256:${sourcesHash()}`,
+});
+const shared = { bundle: true, format: "esm", target: "es2022", charset: "utf8", logLevel: "warning" };
+
+rmSync("dist", { recursive: true, force: true });
+await build({ ...shared, entryPoints: ["src/index.ts"], outfile: "dist/talkmeter.js", banner: banner("") });
+await build({
+  ...shared,
+  entryPoints: ["src/msgpack.ts"],
+  outfile: "dist/talkmeter-msgpack.js",
+  minify: true,
+  banner: banner(`${MSGPACK_NOTICE} `),
+});
+execFileSync(process.execPath, ["node_modules/typescript/bin/tsc"], { stdio: "inherit" });

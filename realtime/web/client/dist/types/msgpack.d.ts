@@ -1,0 +1,2 @@
+import type { Codec } from "./codec.js";
+export declare const msgpack: Codec;
