@@ -17,7 +17,7 @@ from realtime.accounts.models import Device, HostChange, HostDefaults, HostProfi
 from realtime.accounts.store import AccountStore, SignInRow
 from realtime.accounts.tokens import Identity
 from realtime.outbox import Tx
-from realtime.protocol.errors import Internal, NotFound, TokenInvalid
+from realtime.protocol.errors import Internal, InvalidData, NotFound, TokenInvalid
 from realtime.protocol.principal import Principal
 
 HOST_ROLE = "host"
@@ -156,8 +156,11 @@ class Accounts:
         """Let a verified identity in on a device: its user is made when new, the device touched, the policy applied.
 
         Raises:
+            InvalidData: the device's fields hold what no database text can.
             TokenInvalid: the user has signed out everywhere since the token was issued.
         """
+        if "\0" in device.device_id + device.platform + device.app_version:
+            raise InvalidData("device_id, platform and app_version may not hold NUL", path="$.device_id")
         tenant_id = await self.ensure_tenant(identity.tenant)
         async with self._pool.acquire() as conn:
             row = await self._touch(conn, tenant_id, identity, device)

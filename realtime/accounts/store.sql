@@ -140,8 +140,8 @@ where h.user_id = any($1::bigint[])
 -- In: user, tenant, defaults (price, pulse in ms), then headline, languages, tags, category, media, price, pulse, each
 -- null to leave it as it is. Makes the row when there is none.
 insert into realtime.hosts as h (user_id, tenant_id, headline, languages, tags, category, media, price_coins, pulse_ms)
-values ($1, $2, coalesce($5, ''), coalesce($6::text[], '{}'), coalesce($7::text[], '{}'), coalesce($8, ''),
-    coalesce($9::text[], '{voice,video}'), coalesce($10, $3), coalesce($11, $4))
+values ($1, $2, coalesce($5::text, ''), coalesce($6::text[], '{}'), coalesce($7::text[], '{}'), coalesce($8::text, ''),
+    coalesce($9::text[], '{voice,video}'), coalesce($10::bigint, $3::bigint), coalesce($11::int, $4::int))
 on conflict (user_id) do update set
     headline = coalesce($5, h.headline), languages = coalesce($6::text[], h.languages),
     tags = coalesce($7::text[], h.tags), category = coalesce($8, h.category), media = coalesce($9::text[], h.media),

@@ -25,9 +25,9 @@ alter sequence realtime.user_ids owned by realtime.users.id;
 
 create table realtime.devices (
     user_id bigint not null references realtime.users on delete cascade,
-    device_id text not null check (length(device_id) between 1 and 64),
-    platform text not null default '' check (length(platform) <= 16),
-    app_version text not null default '' check (length(app_version) <= 32),
+    device_id text not null check (length(device_id) between 1 and 128),
+    platform text not null default '' check (length(platform) <= 128),
+    app_version text not null default '' check (length(app_version) <= 128),
     push_kind text check (push_kind in ('fcm', 'fcm_fid')),
     push_address text check (length(push_address) between 1 and 1024),
     last_seen_at timestamptz not null default now(),
