@@ -16,6 +16,7 @@ from realtime.protocol.close_codes import CloseCode
 
 from . import frames
 from .deflate import Deflate
+from .fragments import Fragments
 from .frames import BINARY, CLOSE, CONTINUATION, FIN, PING, PING_FRAME, PONG, RSV1, TEXT, FrameError, apply_mask
 from .interface import Codec, Encoded
 
@@ -34,12 +35,10 @@ class Connection(asyncio.Protocol):
     """A connected socket (`interface.Socket`). Made by the upgrade; gone after `closed` was told to the handler."""
 
     __slots__ = (
-        "_checked",
         "_deaf",
         "_deflate",
         "_endpoint",
         "_fragments",
-        "_fragments_head",
         "_head",
         "_need",
         "_opcode",
@@ -94,9 +93,7 @@ class Connection(asyncio.Protocol):
         self._deflate = deflate
         self._opcode = BINARY if codec is not None and codec.binary else TEXT
         self._head = ANY_KIND if codec is None else FIN | self._opcode
-        self._fragments: bytearray | None = None
-        self._fragments_head = 0
-        self._checked = 0  # bytes of the fragments that are known to be UTF-8
+        self._fragments: Fragments | None = None
         self._rest: bytearray | None = None
         self._need = 0
         self._pinged_at = 0.0
@@ -147,7 +144,7 @@ class Connection(asyncio.Protocol):
         """Queue one ready, uncompressed frame; dropped when the socket is closing."""
         pending = self.pending
         if not self.plain:
-            if self._deflate is None:
+            if self._deflate is None or not self._open:
                 return
             frame = self._deflate.reframe(frame)
         if pending is None:
@@ -164,7 +161,7 @@ class Connection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Take no further messages until `resume_reading`; what has been read already is kept unparsed."""
-        if self._reading:
+        if self._reading and self._open and not self.transport.is_closing():
             self._reading = False
             self.transport.pause_reading()
 
@@ -173,6 +170,8 @@ class Connection(asyncio.Protocol):
         if self._reading:
             return
         self._reading = True
+        if self.transport.is_closing():
+            return
         self.transport.resume_reading()
         if self._rest is not None:
             self._endpoint.loop.call_soon(self._feed, b"")
@@ -204,7 +203,6 @@ class Connection(asyncio.Protocol):
         self._open = False
         self._head = ANY_KIND  # out of the fast path: whatever still comes is looked at more closely
         self.plain = False
-        self._deflate = None
         self.pending = None
 
     def _fail(self, code: int, reason: str) -> None:
@@ -244,6 +242,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Release everything; tells the handler `ABNORMAL` when no close frame was exchanged."""
         self._stop_sending()
+        self._reading = True
         self._deaf = True
         self._rest = None
         self._fragments = None
@@ -319,7 +318,7 @@ class Connection(asyncio.Protocol):
                 self._refill()
             if head == self._head:
                 if is_text and not payload.isascii():
-                    _check_text(payload)
+                    frames.check_text(payload)
                 received(self, payload)
             else:
                 self._take_frame(head, payload)
@@ -334,7 +333,7 @@ class Connection(asyncio.Protocol):
             length = rest[1] & 0x7F
             if not rest[1] & MASKED:
                 raise FrameError(frames.PROTOCOL_ERROR, "frame is not masked")
-            self._check_head(rest[0], length)
+            frames.check_head(rest[0], length, compressed=self._deflate is not None)
             if length == 126 and len(rest) >= 4:
                 length = rest[2] << 8 | rest[3]
             elif length == 127 and len(rest) >= 10:
@@ -344,68 +343,46 @@ class Connection(asyncio.Protocol):
         self._rest = bytearray(rest)
         self._need = need
 
-    def _check_head(self, head: int, length: int) -> None:
-        """Raise FrameError for reserved bits or opcodes, and for control frames that are long or in parts."""
-        opcode = head & 0x0F
-        reserved = head & 0x70
-        if reserved and not (reserved == RSV1 and self._deflate is not None and opcode in (TEXT, BINARY)):
-            raise FrameError(frames.PROTOCOL_ERROR, "reserved bit set")
-        if opcode >= CLOSE:
-            if opcode > PONG:
-                raise FrameError(frames.PROTOCOL_ERROR, "reserved opcode")
-            if length > frames.CONTROL_BYTES_MAX or not head & FIN:
-                raise FrameError(frames.PROTOCOL_ERROR, "control frame is long or in parts")
-        elif opcode > BINARY:
-            raise FrameError(frames.PROTOCOL_ERROR, "reserved opcode")
-
     def _take_frame(self, head: int, payload: bytes) -> None:
         """Everything but a whole, plain message of the connection's own kind."""
-        self._check_head(head, len(payload))
+        frames.check_head(head, len(payload), compressed=self._deflate is not None)
         opcode = head & 0x0F
         if opcode == PING:
             self.send_frame(frames.frame(payload, PONG))
         elif opcode == CLOSE:
             self._take_close(payload)
         elif opcode == CONTINUATION:
-            if self._fragments is None:
-                raise FrameError(frames.PROTOCOL_ERROR, "continuation of nothing")
-            self._take_fragment(payload, final=bool(head & FIN))
+            self._take_fragment(head, payload)
         elif opcode != PONG:
             if self._fragments is not None:
                 raise FrameError(frames.PROTOCOL_ERROR, "message inside a message")
             if self.codec is not None and opcode != self._opcode:
                 raise FrameError(CloseCode.MALFORMED, "wrong kind of frame for this subprotocol")
-            self._fragments_head = head
             if head & FIN:
-                self._take_message(payload)
+                self._take_message(head, payload)
             else:
                 self._head = ANY_KIND  # until the last fragment: a whole message would now be an error
-                self._fragments = bytearray()
-                self._checked = 0
-                self._take_fragment(payload, final=False)
+                self._fragments = Fragments(head)
+                self._take_fragment(head, payload)
 
-    def _take_fragment(self, payload: bytes, *, final: bool) -> None:
-        joined = self._fragments
-        assert joined is not None
-        if len(joined) + len(payload) > self._endpoint.options.message_bytes_max:
-            raise FrameError(frames.TOO_LARGE, "message is too large")
-        joined += payload
-        if final:
+    def _take_fragment(self, head: int, payload: bytes) -> None:
+        fragments = self._fragments
+        if fragments is None:
+            raise FrameError(frames.PROTOCOL_ERROR, "continuation of nothing")
+        fragments.add(payload, self._endpoint.options.message_bytes_max)
+        if head & FIN:
             self._fragments = None
             if self.codec is not None and self._open:
                 self._head = FIN | self._opcode
-            self._take_message(bytes(joined))
-        elif self._fragments_head & 0x4F == TEXT:
-            self._checked += _valid_text_bytes(joined[self._checked :])
+            self._take_message(fragments.head, fragments.message())
 
-    def _take_message(self, payload: bytes) -> None:
-        head = self._fragments_head
-        if head & RSV1:
-            assert self._deflate is not None
+    def _take_message(self, head: int, payload: bytes) -> None:
+        """A message that was compressed or in parts, or comes to a connection that takes both kinds."""
+        if head & RSV1 and self._deflate is not None:
             payload = self._deflate.inflate(payload, self._endpoint.options.message_bytes_max)
         self.message_opcode = head & 0x0F
         if self.message_opcode == TEXT:
-            _check_text(payload)
+            frames.check_text(payload)
         if self._open:
             self._endpoint.handler.received(self, payload)
 
@@ -452,21 +429,3 @@ class Connection(asyncio.Protocol):
                 self.close(CloseCode.HEARTBEAT_TIMEOUT, CloseCode.HEARTBEAT_TIMEOUT.reason)
                 return 0
         return wait if self.principal is not None else min(wait, max(0.001, self.deadline - now))
-
-
-def _check_text(payload: bytes) -> None:
-    try:
-        payload.decode()
-    except UnicodeDecodeError:
-        raise FrameError(frames.INVALID_TEXT, "text is not UTF-8") from None
-
-
-def _valid_text_bytes(payload: bytearray) -> int:
-    """Return how many bytes are whole characters; raise as soon as text in parts cannot become valid any more."""
-    try:
-        payload.decode()
-    except UnicodeDecodeError as exc:
-        if exc.reason != "unexpected end of data":
-            raise FrameError(frames.INVALID_TEXT, "text is not UTF-8") from None
-        return exc.start
-    return len(payload)

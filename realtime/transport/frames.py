@@ -97,6 +97,48 @@ def parse_close(payload: bytes) -> int:
     return code
 
 
+def check_head(head: int, length: int, *, compressed: bool) -> None:
+    """Judge the first byte of a received frame and its length field (RFC 6455, section 5.2).
+
+    Args:
+        compressed: permessage-deflate was agreed, so the first frame of a message may carry RSV1.
+
+    Raises:
+        FrameError: reserved bits or opcodes, or a control frame that is long or in parts.
+    """
+    opcode = head & 0x0F
+    reserved = head & 0x70
+    if reserved and not (compressed and reserved == RSV1 and opcode in (TEXT, BINARY)):
+        raise FrameError(PROTOCOL_ERROR, "reserved bit set")
+    if opcode > PONG or BINARY < opcode < CLOSE:
+        raise FrameError(PROTOCOL_ERROR, "reserved opcode")
+    if opcode >= CLOSE and (length > CONTROL_BYTES_MAX or not head & FIN):
+        raise FrameError(PROTOCOL_ERROR, "control frame is long or in parts")
+
+
+def check_text(payload: bytes) -> None:
+    """Raise FrameError unless the payload is UTF-8."""
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        raise FrameError(INVALID_TEXT, "text is not UTF-8") from None
+
+
+def valid_text_bytes(payload: bytearray) -> int:
+    """Return how many bytes of text in parts are whole characters.
+
+    Raises:
+        FrameError: whatever follows, this cannot become UTF-8 any more.
+    """
+    try:
+        payload.decode()
+    except UnicodeDecodeError as exc:
+        if exc.reason != "unexpected end of data":
+            raise FrameError(INVALID_TEXT, "text is not UTF-8") from None
+        return exc.start
+    return len(payload)
+
+
 def _may_be_received(code: int) -> bool:
     # 1012 to 1014 are in the registry of RFC 6455, section 11.7; 1004 to 1006 and 1015 must never be sent.
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
