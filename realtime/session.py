@@ -9,14 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Annotated, Any, Protocol
 
+import msgspec
 from msgspec import Meta, Struct
 
 from realtime.accounts.models import Device
 from realtime.accounts.service import Accounts
 from realtime.accounts.tokens import Verifiers
+from realtime.broker import Position, user_stream
 from realtime.dispatch import Request, Session
+from realtime.hub import Hub
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import Event
 from realtime.protocol.errors import Conflict, Unauthenticated
@@ -25,13 +29,14 @@ from realtime.protocol.registry import Empty, EventType, Route
 from realtime.transport.interface import Socket
 
 USER_STREAM = "user"
+CLOSE_ORDER = "_close"
 EXPIRY_CHECK_S = 1.0
 EXPIRY_WARNING_MS = 60_000  # time for an app to fetch a new token from its backend
 
 Text = Annotated[str, Meta(max_length=128)]
 
 
-class Position(Struct):
+class Place(Struct):
     """Where a client stands in a stream: the last epoch and offset that it has seen."""
 
     stream: Annotated[str, Meta(max_length=200)]
@@ -46,7 +51,7 @@ class SignIn(Struct):
     token: Annotated[str, Meta(max_length=8192)] | None = None
     app_version: Text = ""
     platform: Text = ""
-    streams: Annotated[list[Position], Meta(max_length=100)] = []
+    streams: Annotated[list[Place], Meta(max_length=100)] = []
 
 
 class SelfView(Struct):
@@ -122,26 +127,13 @@ EVENTS = (
 Snapshot = Callable[[Principal], Awaitable[Any]]
 
 
-class Streams(Protocol):
-    """What a session needs from the hub."""
+class CloseOrder(Struct):
+    """A word between hubs: close a user's sockets. `devices` None means all; `but` is spared, a connection of `node`."""
 
-    async def open_stream(self, conn: Socket, principal: Principal, position: tuple[str, int] | None) -> Opened:
-        """Attach the socket to its user's stream; events wait until `Opened.flow` is called."""
-        ...
-
-    async def close_elsewhere(self, user_id: int, *, devices: tuple[str, ...] | None, code: int, but: int) -> None:
-        """Close the user's sockets on all nodes: of these devices (None: all), but not this node's connection `but`."""
-        ...
-
-
-class Opened(Protocol):
-    """A stream that was opened: where it stands, and the switch that lets missed and live events flow."""
-
-    epoch: str
-    offset: int
-    recovered: bool
-
-    def flow(self) -> None: ...
+    code: int
+    devices: list[str] | None
+    node: str
+    but: int
 
 
 class Arrivals(Protocol):
@@ -160,17 +152,20 @@ class Sessions:
         *,
         verifiers: Verifiers,
         accounts: Accounts,
-        streams: Streams,
+        hub: Hub,
+        node: str,
         arrivals: Arrivals,
         snapshots: Mapping[str, Snapshot],
         heartbeat_ms: int,
     ) -> None:
         self._verifiers = verifiers
         self._accounts = accounts
-        self._streams = streams
+        self._hub = hub
+        self._node = node
         self._arrivals = arrivals
         self._snapshots = snapshots
         self._heartbeat_ms = heartbeat_ms
+        hub.listen(CLOSE_ORDER, self._obey)
 
     def routes(self) -> list[Route]:
         return [
@@ -217,25 +212,26 @@ class Sessions:
         device = Device(device_id=msg.device_id, platform=msg.platform, app_version=msg.app_version)
         signed = await self._accounts.sign_in(identity, device)
         principal = signed.principal
-        position = next(((p.epoch, p.offset) for p in msg.streams if p.stream == USER_STREAM), None)
-        opened = await self._streams.open_stream(conn, principal, position)
-        conn.sign_in(principal)
+        position = next((Position(p.epoch, p.offset) for p in msg.streams if p.stream == USER_STREAM), None)
+        replay = await self._hub.open_stream(conn, principal.user_id, position)
+        session.after_reply = partial(self._hub.flow, conn)
         session.principal = principal
-        session.after_reply = opened.flow
+        conn.sign_in(principal)
+        if session.closed:
+            self._hub.detach(conn)  # gone while it signed in: nobody else will
+            raise Unauthenticated("the connection closed while it signed in")
         await self._arrivals.connected(principal, conn)
         if signed.replaced:
-            await self._streams.close_elsewhere(
-                principal.user_id, devices=signed.replaced, code=CloseCode.REPLACED, but=conn.id
-            )
+            await self._close_sockets(principal, signed.replaced, CloseCode.REPLACED, conn)
         snapshot = None
-        if not opened.recovered:
+        if not replay.recovered:
             snapshot = {name: await take(principal) for name, take in self._snapshots.items()}
         return SignedIn(
             user=SelfView(principal.user, signed.card.name, signed.card.avatar_url),
             tenant=principal.tenant,
             roles=sorted(principal.roles),
-            stream=StreamPosition(opened.epoch, opened.offset),
-            recovered=opened.recovered,
+            stream=StreamPosition(replay.epoch, replay.offset),
+            recovered=replay.recovered,
             heartbeat_ms=self._heartbeat_ms,
             server_time_ms=rq.now_ms,
             token_expires_ms=principal.expires_at_ms,
@@ -264,6 +260,21 @@ class Sessions:
         """A signed-in connection is gone."""
         if session.principal is not None:
             await self._arrivals.disconnected(session.principal, session.conn)
+
+    async def _close_sockets(
+        self, principal: Principal, devices: tuple[str, ...] | None, code: CloseCode, but: Socket
+    ) -> None:
+        """Close the user's sockets on all nodes: of these devices (None: all), but not `but`."""
+        order = CloseOrder(code, None if devices is None else list(devices), self._node, but.id)
+        stream = user_stream(principal.user_id)
+        await self._hub.broker.publish_ephemeral(stream, CLOSE_ORDER, msgspec.json.encode(order))
+
+    def _obey(self, stream: str, data: bytes) -> None:
+        order = msgspec.json.decode(data, type=CloseOrder)
+        for conn in self._hub.following(stream):
+            spared = order.node == self._node and order.but == conn.id
+            if not spared and (order.devices is None or conn.principal.device_id in order.devices):
+                conn.close(order.code, CloseCode(order.code).reason)
 
     async def run(self, sessions: Callable[[], Iterable[Session]]) -> None:
         """Warn and end sessions whose token runs out, until cancelled."""
