@@ -128,7 +128,7 @@ Snapshot = Callable[[Principal], Awaitable[Any]]
 
 
 class CloseOrder(Struct):
-    """A word between hubs: close a user's sockets. `devices` None means all; `but` is spared, a connection of `node`."""
+    """A word between hubs: close sockets of `devices` (None: all of the user), but not connection `but` of `node`."""
 
     code: int
     devices: list[str] | None
@@ -213,10 +213,10 @@ class Sessions:
         signed = await self._accounts.sign_in(identity, device)
         principal = signed.principal
         position = next((Position(p.epoch, p.offset) for p in msg.streams if p.stream == USER_STREAM), None)
+        conn.sign_in(principal)
         replay = await self._hub.open_stream(conn, principal.user_id, position)
         session.after_reply = partial(self._hub.flow, conn)
         session.principal = principal
-        conn.sign_in(principal)
         if session.closed:
             self._hub.detach(conn)  # gone while it signed in: nobody else will
             raise Unauthenticated("the connection closed while it signed in")
@@ -252,12 +252,15 @@ class Sessions:
         conn, principal = rq.session.conn, rq.principal
         if msg.everywhere:
             await self._accounts.sign_out_everywhere(principal.user_id, now_ms=rq.now_ms)
-            await self._streams.close_elsewhere(principal.user_id, devices=None, code=CloseCode.SIGNED_OUT, but=conn.id)
+            await self._close_sockets(principal, None, CloseCode.SIGNED_OUT, conn)
+        else:
+            await self._accounts.sign_out(principal)
         rq.session.after_reply = lambda: conn.close(CloseCode.SIGNED_OUT, CloseCode.SIGNED_OUT.reason)
         return Empty()
 
     async def closed(self, session: Session) -> None:
         """A signed-in connection is gone."""
+        self._hub.detach(session.conn)
         if session.principal is not None:
             await self._arrivals.disconnected(session.principal, session.conn)
 
