@@ -23,7 +23,7 @@ from .gate import Refusal
 from .interface import Codec, Subprotocols
 from .options import SocketOptions
 
-DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 FORWARDED_HOPS_MAX = 16  # addresses of X-Forwarded-For that are looked at; the rest is a client's padding
 
 
@@ -99,8 +99,11 @@ class Handshaker:
         hosts = headers.get_all("Host")
         scheme = "https" if secure else "http"
         own = _host_and_port(f"{scheme}://{hosts[0]}") if len(hosts) == 1 else None
+        theirs = _host_and_port(origin)
+        if own is None or theirs is None:
+            return False
         # Behind a proxy that ends TLS the origin is https though we see http: compare default ports of its own scheme.
-        return own is not None and _host_and_port(origin) in (own, _with_default_port(own, origin))
+        return theirs == own or (own[1] in (80, 443) and theirs == (own[0], DEFAULT_PORTS[urlsplit(origin).scheme]))
 
 
 def refusal(why: Refusal, *extra: tuple[str, str]) -> bytes:
@@ -153,13 +156,6 @@ def _host_and_port(url: str) -> tuple[str, int] | None:
         port = parts.port
     except ValueError:
         return None
-    if parts.hostname is None:
+    if parts.hostname is None or parts.scheme not in DEFAULT_PORTS:
         return None
-    return parts.hostname, port if port is not None else DEFAULT_PORTS.get(parts.scheme, 0)
-
-
-def _with_default_port(own: tuple[str, int], origin: str) -> tuple[str, int] | None:
-    scheme = origin.split(":", 1)[0]
-    if own[1] in (80, 443) and scheme in DEFAULT_PORTS:
-        return own[0], DEFAULT_PORTS[scheme]
-    return None
+    return parts.hostname, port if port is not None else DEFAULT_PORTS[parts.scheme]

@@ -47,6 +47,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_deadline = 0.0
         self._in_head = True
         self._asked = False  # a whole request head has come
+        self._refused = False
 
     # -- asyncio.Protocol --------------------------------------------------------------------------------------------
 
@@ -55,8 +56,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         endpoint = self.config.endpoint
         if len(self.connections) + endpoint.gate.sockets > endpoint.options.connections_max or endpoint.draining:
-            transport.write(handshake.refusal(FULL))
-            transport.close()
+            self._refuse(handshake.refusal(FULL))
             return
         timeout_s = endpoint.options.request_timeout_ms / 1_000
         self._head_deadline = monotonic() + timeout_s
@@ -69,11 +69,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, as uvicorn does, with a limit on the head and a way out for upgrades."""
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX and len(data) < self._head_bytes:
-                self._refuse(handshake.refusal(HEAD_TOO_LARGE))
-                return
+        if self._refused:
+            return
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
@@ -83,6 +80,10 @@ class HttpProtocol(HttpToolsProtocol):
             if self._should_upgrade():
                 self._upgrade(data[upgrade.args[0] :])
             # Any other upgrade is not ours; the request is answered as if it had not asked.
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse(handshake.refusal(HEAD_TOO_LARGE))
 
     # -- httptools callbacks -----------------------------------------------------------------------------------------
 
@@ -102,7 +103,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def due(self, now: float) -> float:
         """End a connection that has not sent a whole request head in time; uvicorn bounds the time between requests."""
-        if self._asked or self.transport.is_closing():
+        if (self._asked and not self._refused) or self.transport.is_closing():
             return 0
         if now < self._head_deadline:
             return self._head_deadline - now
@@ -152,5 +153,17 @@ class HttpProtocol(HttpToolsProtocol):
             conn.data_received(rest)
 
     def _refuse(self, answer: bytes) -> None:
+        """Answer and end our side; read on, unheeding, until the peer ends its own.
+
+        Closing with unread bytes would make the kernel send a reset, and the peer might never see the answer.
+        """
+        endpoint = self.config.endpoint
+        self._refused = True
         self.transport.write(answer)
-        self.transport.close()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            timeout_s = endpoint.options.close_timeout_ms / 1_000
+            self._head_deadline = monotonic() + timeout_s
+            endpoint.wheel.add(self, timeout_s)
+        else:
+            self.transport.close()

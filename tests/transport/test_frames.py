@@ -45,7 +45,9 @@ def test_an_empty_close_frame_has_no_status() -> None:
     assert frames.close_frame(frames.NO_STATUS) == b"\x88\x00"
 
 
-@pytest.mark.parametrize("payload", [b"\x03", *(code.to_bytes(2) for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000))])
+@pytest.mark.parametrize(
+    "payload", [b"\x03", *(code.to_bytes(2) for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000))]
+)
 def test_close_codes_that_must_not_be_sent_are_protocol_errors(payload: bytes) -> None:
     with pytest.raises(FrameError) as caught:
         frames.parse_close(payload)
@@ -59,7 +61,8 @@ def test_a_close_reason_that_is_not_text_is_invalid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "length"), [(0xC1, 0), (0xA1, 0), (0x91, 0), (0x83, 0), (0x8B, 0), (0x8F, 0), (0x89, 126), (0x09, 0), (0xC9, 0)]
+    ("head", "length"),
+    [(0xC1, 0), (0xA1, 0), (0x91, 0), (0x83, 0), (0x8B, 0), (0x8F, 0), (0x89, 126), (0x09, 0), (0xC9, 0)],
 )
 def test_reserved_bits_and_opcodes_and_bad_control_frames_are_refused(head: int, length: int) -> None:
     with pytest.raises(FrameError):

@@ -1,0 +1,153 @@
+"""Starting, draining and stopping; TLS; compression."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import ssl
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from realtime.protocol.close_codes import CloseCode
+from realtime.transport import frames
+from realtime.transport.frames import frame
+from realtime.transport.options import SocketOptions
+from realtime.transport.server import ListenOptions, bind
+
+from .sockets import Harness, RawClient, Recorder, client, closed_with, echo, masked, sign_in, upgrade_request
+
+
+async def test_a_drain_closes_every_socket_with_a_retryable_code_and_frees_the_port(harness: Harness) -> None:
+    recorder = Recorder(on_connected=sign_in)
+    server = await harness.serve(recorder)
+    sockets = [await client(server) for _ in range(25)]
+    port = server.port
+    stopping = asyncio.create_task(server.stop(drain_ms=50))
+    assert {await closed_with(ws) for ws in sockets} == {CloseCode.GOING_AWAY}
+    await stopping
+    assert recorder.codes == [CloseCode.GOING_AWAY] * 25
+    bind("127.0.0.1", port).close()
+
+
+async def test_while_draining_nobody_new_comes_in(harness: Harness) -> None:
+    recorder = Recorder(on_connected=sign_in)
+    server = await harness.serve(recorder, close_timeout_ms=100, tick_ms=10)
+    before = await harness.tcp(server)
+    silent = await harness.raw(server)  # does not answer the close, so the drain takes its timeout
+    stopping = asyncio.create_task(server.stop(drain_ms=1))
+    assert await silent.close_code() == CloseCode.GOING_AWAY
+    status, _, _ = await before.request(upgrade_request())
+    assert status == 503
+    await stopping
+
+
+async def test_a_server_can_be_stopped_twice_and_before_it_started(harness: Harness) -> None:
+    server = await harness.serve(Recorder())
+    await server.stop(drain_ms=1)
+    await server.stop(drain_ms=1)
+
+
+async def test_a_taken_port_is_an_error_that_says_so(harness: Harness) -> None:
+    server = await harness.serve(Recorder())
+    with pytest.raises(OSError, match=r"[Aa]ddress already in use"):
+        await harness.serve(Recorder(), listen=ListenOptions(port=server.port))
+
+
+async def test_a_listening_socket_can_be_handed_in(harness: Harness) -> None:
+    sock = bind("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    server = await harness.serve(Recorder(), listen=ListenOptions(sock=sock))
+    assert server.port == port
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(f"{server.url}/hello")).status_code == 200
+
+
+def test_a_limit_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="outbox_bytes_max"):
+        SocketOptions(outbox_bytes_max=0)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[str, str]:
+    """A self-signed certificate for 127.0.0.1 and its key, as files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    made = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    certificate_path, key_path = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    certificate_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return str(certificate_path), str(key_path)
+
+
+async def test_sockets_and_requests_work_over_tls(harness: Harness, certificate: tuple[str, str]) -> None:
+    trust = ssl.create_default_context(cafile=certificate[0])
+    recorder = Recorder(answer=echo)
+    listen = ListenOptions(tls_certificate=certificate[0], tls_key=certificate[1])
+    server = await harness.serve(recorder, listen=listen)
+    async with httpx.AsyncClient(verify=trust) as http:
+        assert (await http.get(f"{server.url}/hello")).status_code == 200
+    async with client(server, ssl=trust) as ws:
+        await ws.send("x" * 50_000)
+        assert await ws.recv() == "x" * 50_000
+    await recorder.until(lambda: recorder.codes == [1000])
+
+
+async def test_a_broken_frame_over_tls_is_closed_with_its_code(harness: Harness, certificate: tuple[str, str]) -> None:
+    trust = ssl.create_default_context(cafile=certificate[0])
+    listen = ListenOptions(tls_certificate=certificate[0], tls_key=certificate[1])
+    server = await harness.serve(Recorder(), listen=listen)
+    raw = await RawClient.open(server.port, tls=trust)
+    await raw.upgrade()
+    raw.send(masked(b"", 0x83))
+    assert await raw.close_code() == frames.PROTOCOL_ERROR
+    await raw.close()
+
+
+async def test_compressed_messages_go_both_ways_and_broadcasts_are_compressed_once(harness: Harness) -> None:
+    recorder = Recorder(answer=echo)
+    server = await harness.serve(recorder, compression=True)
+    assert server.endpoint is not None
+    text = "the same words again and again; " * 100
+    async with client(server, compression="deflate") as small, client(server) as plain:
+        for ws in (small, plain):
+            await ws.send(text)
+            assert await ws.recv() == text
+            await ws.send("short")
+            assert await ws.recv() == "short"
+        assert [extension.name for extension in small.protocol.extensions] == ["permessage-deflate"]
+        assert not plain.protocol.extensions
+        server.endpoint.broadcast(recorder.sockets, frame(text.encode()))
+        assert await small.recv() == await plain.recv() == text
+
+
+async def test_compression_is_not_offered_unless_it_is_switched_on(harness: Harness) -> None:
+    server = await harness.serve(Recorder(answer=echo))
+    async with client(server, compression="deflate") as ws:
+        assert not ws.protocol.extensions
+
+
+async def test_a_message_that_inflates_beyond_the_limit_is_refused(harness: Harness) -> None:
+    server = await harness.serve(Recorder(answer=echo), compression=True, message_bytes_max=10_000)
+    async with client(server, compression="deflate") as ws:
+        await ws.send("x" * 10_001)
+        assert await closed_with(ws) == CloseCode.FRAME_TOO_LARGE
+
+
+async def test_what_does_not_inflate_is_a_protocol_error(harness: Harness) -> None:
+    server = await harness.serve(Recorder(answer=echo), compression=True)
+    raw = await harness.raw(server, headers=(("Sec-WebSocket-Extensions", "permessage-deflate"),))
+    raw.send(masked(b"\xff\xff\xff\xff", 0xC1))
+    assert await raw.close_code() == frames.PROTOCOL_ERROR
