@@ -1,0 +1,458 @@
+"""The hub: which sockets of this node follow which streams, and handing them events in order, once each.
+
+Owns local fan-out and the positions of local streams. Must never import dispatch or a feature. Whatever is lost on the
+way from Redis is noticed by its offset, at the latest when positions are rechecked, and then filled from the log; when
+the log cannot fill it, the sockets are told to reconnect (4004), and their sign-in gets a snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from realtime.broker import EPHEMERAL, Broker, Logged, Position, Replay, user_stream
+from realtime.encoded import EncodedEvent
+from realtime.protocol.close_codes import CloseCode
+from realtime.protocol.errors import Unavailable
+from realtime.transport.interface import Socket
+
+__all__ = ["CONTROL", "EncodedEvent", "Hub"]
+
+UNSUBSCRIBE_DELAY_S: Final = 5.0  # a phone that changes its network is back within this
+SWEEP_S: Final = 1.0
+RECHECK_S: Final = 20.0  # how long a lost publish may stay unnoticed
+RECHECK_BATCH: Final = 500  # streams of one look at positions
+HELD_EVENTS_MAX: Final = 1_000  # events kept for a socket that is signing in, or while a gap is filled
+RESYNC_SPREAD_S: Final = 2.0  # sockets that must come back do not all come at once
+USER: Final = "user"  # the wire's name of a user's own stream
+CONTROL: Final = "_"  # events whose names begin so are for hubs, not for sockets
+
+Control = Callable[[str, bytes], None]
+
+
+class _Opening:
+    """A socket between its sign-in and the stream's flow: what comes meanwhile waits here."""
+
+    __slots__ = ("epoch", "floor", "flowing", "held")
+
+    def __init__(self) -> None:
+        self.held: list[EncodedEvent] = []
+        self.epoch = ""  # of its replay; stays empty when Redis could not be reached
+        self.floor = -1  # the head at the time of its replay; what is not above it was replayed
+        self.flowing = False
+
+
+class _Stream:
+    """A stream that sockets of this node follow. `offset` is -1 until the position is known."""
+
+    __slots__ = (
+        "doomed",
+        "epoch",
+        "idle_since",
+        "key",
+        "live",
+        "name",
+        "offset",
+        "opening",
+        "repair",
+        "waiting",
+    )
+
+    def __init__(self, key: str, name: str) -> None:
+        self.key = key
+        self.name = name
+        self.epoch = ""
+        self.offset = -1
+        self.live: dict[Socket, None] = {}
+        self.opening: dict[Socket, _Opening] = {}
+        self.doomed: dict[Socket, asyncio.TimerHandle] = {}
+        self.waiting: list[Logged] = []  # events that came while a gap is being filled
+        self.repair: asyncio.Task[None] | None = None
+        self.idle_since = 0.0
+
+    def without_position(self) -> list[Socket]:
+        """Return the sockets that began while Redis was down: once it is back they must come again for a position."""
+        return [conn for conn, opening in self.opening.items() if opening.flowing and not opening.epoch]
+
+    @property
+    def empty(self) -> bool:
+        return not (self.live or self.opening or self.doomed)
+
+
+class Hub:
+    """The sockets of this node by stream. Everything but `open*` is synchronous.
+
+    Args:
+        broker: brings events; the hub starts it and is its sink.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self._streams: dict[str, _Stream] = {}
+        self._of: dict[Socket, tuple[_Stream, ...]] = {}
+        self._listeners: dict[str, Control] = {}
+        self._idle: set[_Stream] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Start the broker and the upkeep."""
+        self.broker.start(self)
+        for work, name in ((self._sweep(), "hub-sweep"), (self._recheck(), "hub-recheck")):
+            self._own(work, name)
+
+    async def close(self) -> None:
+        """Stop the upkeep; the broker is closed by who made it."""
+        tasks = [*self._tasks, *(s.repair for s in self._streams.values() if s.repair is not None)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for stream in self._streams.values():
+            for timer in stream.doomed.values():
+                timer.cancel()
+
+    # Who is here.
+
+    def connections(self, user_id: int) -> list[Socket]:
+        """Return this node's signed-in sockets of a user."""
+        return self.following(user_stream(user_id))
+
+    def following(self, key: str) -> list[Socket]:
+        """Return this node's sockets that follow a stream."""
+        stream = self._streams.get(key)
+        return [*stream.live, *stream.opening] if stream is not None else []
+
+    def sockets(self) -> Iterable[Socket]:
+        """Return every signed-in socket of this node."""
+        return list(self._of)
+
+    def stream_count(self) -> int:
+        return len(self._streams)
+
+    # Opening and leaving.
+
+    async def open_stream(self, conn: Socket, user_id: int, position: Position | None) -> Replay:
+        """Attach a socket to its user's stream; see `open`."""
+        return await self.open(conn, user_stream(user_id), USER, position)
+
+    async def open(self, conn: Socket, key: str, name: str, position: Position | None) -> Replay:
+        """Attach a socket to a stream and find out what it has missed since `position`.
+
+        From now on events are held for this socket. The caller sends its reply (with a snapshot that is read after
+        this returned, unless `recovered`) and then calls `flow`, which sends what was missed and what was held.
+
+        Args:
+            key: of the stream in the broker.
+            name: of the stream on the wire.
+            position: the last the device has seen, or None.
+
+        Returns:
+            With an empty epoch when Redis cannot be reached: the socket works without events until Redis is back,
+            and is then told to reconnect.
+        """
+        stream = self._attach(conn, key, name)
+        opening = stream.opening.setdefault(conn, _Opening())
+        stream.live.pop(conn, None)
+        try:
+            subscribed = await self.broker.subscribe(key)
+            replay = await self.broker.replay(key, position) if subscribed else Replay(False, "", 0)
+        except Unavailable:
+            replay = Replay(False, "", 0)
+        except BaseException:
+            self._leave(conn, stream)
+            raise
+        if replay.epoch:
+            self._place(stream, Position(replay.epoch, replay.offset))
+        opening.epoch, opening.floor = replay.epoch, replay.offset
+        missed = [EncodedEvent.of(event, name) for event in replay.events]
+        later = [e for e in opening.held if not e.epoch or (e.epoch == replay.epoch and e.offset > replay.offset)]
+        opening.held = missed + later
+        return replay
+
+    def flow(self, conn: Socket, key: str | None = None) -> None:
+        """Let events reach the socket: first what it missed, then what was held, then what comes.
+
+        Args:
+            key: of one stream; every stream of the socket when None.
+        """
+        for stream in self._of.get(conn, ()):
+            opening = stream.opening.get(conn)
+            if opening is None or (key is not None and stream.key != key) or opening.flowing:
+                continue
+            if opening.epoch != stream.epoch or not self._continuous(stream, opening):
+                self._doom(stream, [conn], spread=False)
+                continue
+            for event in opening.held:
+                conn.send_event(event)
+            opening.held = []
+            opening.flowing = True
+            self._promote(stream)
+
+    def detach(self, conn: Socket) -> None:
+        """Forget a socket that is gone."""
+        for stream in self._of.pop(conn, ()):
+            self._drop(stream, conn)
+
+    def leave(self, conn: Socket, key: str) -> None:
+        """Detach a socket from one stream."""
+        stream = self._streams.get(key)
+        if stream is not None:
+            self._leave(conn, stream)
+
+    # Giving out.
+
+    def deliver_user(self, user_id: int, event: EncodedEvent) -> int:
+        """Send an event that is in no log to this node's sockets of a user; return how many there are."""
+        return self.deliver(user_stream(user_id), event)
+
+    def deliver(self, key: str, event: EncodedEvent) -> int:
+        """Send an event that is in no log to this node's sockets of a stream; return how many there are."""
+        stream = self._streams.get(key)
+        if stream is None:
+            return 0
+        self._send(stream, event)
+        return len(stream.live) + len(stream.opening)
+
+    def listen(self, event: str, control: Control) -> None:
+        """Call `control(stream key, data)` for each ephemeral event of a name that begins with CONTROL.
+
+        Such an event is a word between hubs; sockets never see it.
+        """
+        if not event.startswith(CONTROL):
+            raise ValueError(f"the name of a control event begins with {CONTROL!r}, not {event!r}")
+        self._listeners[event] = control
+
+    # Broker's sink.
+
+    def delivered(self, stream: str, event: Logged) -> None:
+        here = self._streams.get(stream)
+        if here is None:
+            control = self._listeners.get(event.event)
+            if control is not None:
+                control(stream, event.data)
+            return
+        if event.epoch == EPHEMERAL:
+            if event.event.startswith(CONTROL):
+                control = self._listeners.get(event.event)
+                if control is not None:
+                    control(stream, event.data)
+                return
+            self._send(here, EncodedEvent.of(event, here.name))
+        else:
+            self._close_doomed(here)
+            self._take(here, event)
+
+    def restored(self, streams: Sequence[str]) -> None:
+        keys = [key for key in streams if key in self._streams]
+        if keys:
+            self._own(self._check(keys), "hub-restored")
+
+    # Positions.
+
+    def _take(self, stream: _Stream, event: Logged) -> None:
+        """Give out a logged event if it is the next one; fill the gap before it if not."""
+        if stream.repair is not None:
+            self._wait(stream, event)
+        elif stream.offset < 0:
+            self._hold(stream, event)
+        elif event.epoch != stream.epoch:
+            self._broken(stream)
+            self._close_doomed(stream)
+        elif event.offset == stream.offset + 1:
+            stream.offset = event.offset
+            self._send(stream, EncodedEvent.of(event, stream.name))
+        elif event.offset > stream.offset:
+            self._wait(stream, event)
+            self._repair(stream)
+        # At or below the position: it came before.
+
+    def _wait(self, stream: _Stream, event: Logged) -> None:
+        if len(stream.waiting) >= HELD_EVENTS_MAX:
+            self._broken(stream)
+        else:
+            stream.waiting.append(event)
+
+    def _hold(self, stream: _Stream, event: Logged) -> None:
+        """The position is not known yet, so every socket is still opening: each judges by its own replay."""
+        self._doom(stream, stream.without_position(), spread=False)
+        encoded = EncodedEvent.of(event, stream.name)
+        for opening in stream.opening.values():
+            if len(opening.held) < HELD_EVENTS_MAX:
+                opening.held.append(encoded)
+
+    def _place(self, stream: _Stream, head: Position) -> None:
+        """Take the first position that is learnt; a later one only shows whether the stream is still the same."""
+        if stream.offset < 0:
+            self._doom(stream, stream.without_position(), spread=True)
+            stream.epoch, stream.offset = head
+            openings = stream.opening.values()
+            held = {event.offset for opening in openings for event in opening.held if event.epoch == head.epoch}
+            while stream.offset + 1 in held:  # they came between the replay and its answer, and were held
+                stream.offset += 1
+        elif head.epoch != stream.epoch:
+            self._broken(stream)
+            stream.epoch, stream.offset = head
+
+    def _repair(self, stream: _Stream) -> None:
+        if stream.repair is None:
+            stream.repair = asyncio.get_running_loop().create_task(self._fill(stream), name="hub-repair")
+
+    async def _fill(self, stream: _Stream) -> None:
+        """Fetch what lies between the position and the head, and give it out in order."""
+        at = Position(stream.epoch, stream.offset)
+        try:
+            replay = await self.broker.replay(stream.key, at)
+        except Unavailable:
+            stream.waiting.clear()
+            return  # `restored` or the next recheck finds the gap again
+        finally:
+            stream.repair = None
+        if Position(stream.epoch, stream.offset) != at:
+            stream.waiting.clear()
+            return  # broken or placed anew meanwhile
+        if not replay.recovered:
+            self._broken(stream)
+            self._close_doomed(stream)
+            return
+        waiting, stream.waiting = stream.waiting, []
+        for event in (*replay.events, *waiting):
+            self._take(stream, event)
+
+    async def _check(self, keys: Sequence[str]) -> None:
+        """Compare positions with the heads in Redis; fill gaps, and give up streams whose epoch is over."""
+        for start in range(0, len(keys), RECHECK_BATCH):
+            batch = [key for key in keys[start : start + RECHECK_BATCH] if key in self._streams]
+            try:
+                heads = await self.broker.positions(batch)
+            except Unavailable:
+                return  # the next round looks again
+            for key, head in zip(batch, heads, strict=True):
+                stream = self._streams.get(key)
+                if stream is not None:
+                    self._compare(stream, head)
+
+    def _compare(self, stream: _Stream, head: Position) -> None:
+        if stream.offset < 0:
+            self._doom(stream, stream.without_position(), spread=True)
+        elif stream.epoch != head.epoch or head.offset < stream.offset:
+            self._broken(stream)
+        elif head.offset > stream.offset:
+            self._repair(stream)
+
+    def _broken(self, stream: _Stream) -> None:
+        """History may be lost: every socket has to come back and be told where it stands."""
+        stream.epoch, stream.offset = "", -1
+        stream.waiting.clear()
+        self._doom(
+            stream, [*stream.live, *(c for c, opening in stream.opening.items() if opening.flowing)], spread=True
+        )
+
+    def _doom(self, stream: _Stream, conns: Sequence[Socket], *, spread: bool) -> None:
+        loop = asyncio.get_running_loop()
+        for conn in conns:
+            stream.live.pop(conn, None)
+            stream.opening.pop(conn, None)
+            delay = random.uniform(0, RESYNC_SPREAD_S) if spread else 0
+            stream.doomed[conn] = loop.call_later(delay, self._resync, stream, conn)
+
+    def _close_doomed(self, stream: _Stream) -> None:
+        """Something happened that they must know: no waiting."""
+        for conn, timer in list(stream.doomed.items()):
+            timer.cancel()
+            self._resync(stream, conn)
+
+    def _resync(self, stream: _Stream, conn: Socket) -> None:
+        stream.doomed.pop(conn, None)
+        conn.close(CloseCode.RESYNC, CloseCode.RESYNC.reason)
+
+    def _continuous(self, stream: _Stream, opening: _Opening) -> bool:
+        """Whether replayed and held events reach from the replay's head to the stream's position without a gap."""
+        at = opening.floor
+        for event in opening.held:
+            if event.offset > at + 1 and event.offset > opening.floor:
+                return False
+            at = max(at, event.offset)
+        return stream.offset < 0 or at >= stream.offset
+
+    # Sockets.
+
+    def _send(self, stream: _Stream, event: EncodedEvent) -> None:
+        for conn in stream.live:
+            conn.send_event(event)
+        if stream.opening:
+            for conn, opening in list(stream.opening.items()):
+                if event.offset and event.offset <= opening.floor:
+                    continue
+                if opening.flowing:
+                    conn.send_event(event)
+                elif len(opening.held) < HELD_EVENTS_MAX:
+                    opening.held.append(event)
+            self._promote(stream)
+
+    def _promote(self, stream: _Stream) -> None:
+        """Make live the sockets for whom the stream's position is all there is to know."""
+        for conn, opening in list(stream.opening.items()):
+            if opening.flowing and stream.offset >= opening.floor and stream.offset >= 0:
+                del stream.opening[conn]
+                stream.live[conn] = None
+
+    def _attach(self, conn: Socket, key: str, name: str) -> _Stream:
+        stream = self._streams.get(key)
+        if stream is None:
+            stream = self._streams[key] = _Stream(key, name)
+        self._idle.discard(stream)
+        followed = self._of.get(conn, ())
+        if stream not in followed:
+            self._of[conn] = (*followed, stream)
+        return stream
+
+    def _leave(self, conn: Socket, stream: _Stream) -> None:
+        followed = tuple(other for other in self._of.get(conn, ()) if other is not stream)
+        if followed:
+            self._of[conn] = followed
+        else:
+            self._of.pop(conn, None)
+        self._drop(stream, conn)
+
+    def _drop(self, stream: _Stream, conn: Socket) -> None:
+        stream.live.pop(conn, None)
+        stream.opening.pop(conn, None)
+        timer = stream.doomed.pop(conn, None)
+        if timer is not None:
+            timer.cancel()
+        if stream.empty:
+            stream.idle_since = asyncio.get_running_loop().time()
+            self._idle.add(stream)
+
+    # Upkeep.
+
+    def _own(self, work: Any, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _sweep(self) -> None:
+        """Unsubscribe from streams that nobody has followed for a while."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            before = loop.time() - UNSUBSCRIBE_DELAY_S
+            over = [stream for stream in self._idle if stream.idle_since < before]
+            self._idle.difference_update(over)
+            for stream in over:
+                del self._streams[stream.key]
+                if stream.repair is not None:
+                    stream.repair.cancel()
+            self.broker.unsubscribe(stream.key for stream in over)
+
+    async def _recheck(self) -> None:
+        """Look at every local stream's position once in RECHECK_S, a batch at a time."""
+        while True:
+            keys = list(self._streams)
+            pause = RECHECK_S / max(1, -(-len(keys) // RECHECK_BATCH))
+            if not keys:
+                await asyncio.sleep(pause)
+            for start in range(0, len(keys), RECHECK_BATCH):
+                await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+                await self._check([key for key in keys[start : start + RECHECK_BATCH] if key in self._streams])
