@@ -281,9 +281,12 @@ class Client:
         try:
             token = await self._fetch_token()
             async with self._connected() as socket:
-                await self._sign_in(socket, token)
-                signed_in_s = time.monotonic()
-                await self._serve(socket)
+                try:
+                    await self._sign_in(socket, token)
+                    signed_in_s = time.monotonic()
+                    await self._serve(socket)
+                finally:
+                    await socket.close()  # by itself it would tell the server of an error of ours
             lost = Lost("the connection ended")
         except Lost as exc:
             lost = exc

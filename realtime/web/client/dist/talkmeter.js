@@ -1,4 +1,4 @@
-// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:9ada9b681b1ad8a33d8002338f663d6beee2bb1dec912acc56531b3d9c7f4aa6
+// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:36fb871ec851cf51372fa77df889c34a7562d4f1e5e5db230cc3f168af07db7f
 
 // src/backoff.ts
 var STABLE_MS = 1e4;
@@ -127,10 +127,13 @@ var Connection = class _Connection {
     this.#socket.binaryType = "arraybuffer";
     this.#socket.onmessage = ({ data }) => this.#received(data);
     this.#socket.onclose = ({ code, reason }) => this.#lose(ending(code, reason));
+    this.#socket.onerror = () => this.#lose(new Lost("the connection failed"));
   }
   /** Open a socket and sign in. Rejects with Lost or Stopped. */
   static async open(options) {
     const connection = new _Connection(options);
+    const abort = () => connection.close();
+    options.signal.addEventListener("abort", abort);
     let timer;
     try {
       const late = new Promise((_, reject) => {
@@ -143,6 +146,7 @@ var Connection = class _Connection {
       throw error;
     } finally {
       clearTimeout(timer);
+      options.signal.removeEventListener("abort", abort);
     }
   }
   /** Hand every frame from now on, and those that came since the sign-in, to `onFrame`. */
@@ -348,6 +352,7 @@ var Client = class {
   #ended = null;
   #wake = () => void 0;
   #timers = /* @__PURE__ */ new Set();
+  #leaving = new AbortController();
   constructor(options) {
     this.#options = options;
     this.#token = options.token;
@@ -470,6 +475,7 @@ var Client = class {
       url,
       codec: this.#codec,
       webSocket: this.#options.webSocket ?? WebSocket,
+      signal: this.#leaving.signal,
       signIn: { token, device_id: deviceId, app_version: appVersion, platform, streams }
     });
   }
@@ -590,6 +596,7 @@ var Client = class {
   #end(why) {
     if (this.#ended) return;
     this.#ended = why;
+    this.#leaving.abort();
     this.#connection?.close();
     this.#wake();
     for (const timer of this.#timers) clearTimeout(timer);

@@ -83,7 +83,8 @@ export class Client {
   #running: Promise<void> | null = null;
   #ended: Error | null = null;
   #wake: () => void = () => undefined;
-  #timers = new Set<ReturnType<typeof setTimeout>>();
+  readonly #timers = new Set<ReturnType<typeof setTimeout>>();
+  readonly #leaving = new AbortController();
 
   constructor(options: ClientOptions) {
     this.#options = options;
@@ -232,6 +233,7 @@ export class Client {
       url,
       codec: this.#codec,
       webSocket: this.#options.webSocket ?? WebSocket,
+      signal: this.#leaving.signal,
       signIn: { token, device_id: deviceId, app_version: appVersion, platform, streams },
     });
   }
@@ -364,6 +366,7 @@ export class Client {
   #end(why: Error): void {
     if (this.#ended) return;
     this.#ended = why;
+    this.#leaving.abort();
     this.#connection?.close();
     this.#wake();
     for (const timer of this.#timers) clearTimeout(timer);

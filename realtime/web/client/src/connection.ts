@@ -38,6 +38,8 @@ export interface ConnectionOptions {
   webSocket: WebSocketClass;
   /** Data of session.sign_in. */
   signIn: Frame;
+  /** Gives up an opening that is no longer wanted. */
+  signal: AbortSignal;
 }
 
 export class Connection {
@@ -58,11 +60,15 @@ export class Connection {
     this.#socket.binaryType = "arraybuffer";
     this.#socket.onmessage = ({ data }: MessageEvent<string | ArrayBuffer>) => this.#received(data);
     this.#socket.onclose = ({ code, reason }) => this.#lose(ending(code, reason));
+    // Node 20 says only this of a connection that was refused; browsers say it just before a close of 1006.
+    this.#socket.onerror = () => this.#lose(new Lost("the connection failed"));
   }
 
   /** Open a socket and sign in. Rejects with Lost or Stopped. */
   static async open(options: ConnectionOptions): Promise<{ connection: Connection; welcome: Welcome }> {
     const connection = new Connection(options);
+    const abort = (): void => connection.close();
+    options.signal.addEventListener("abort", abort);
     let timer: ReturnType<typeof setTimeout> | undefined;
     try {
       const late = new Promise<never>((_, reject) => {
@@ -75,6 +81,7 @@ export class Connection {
       throw error;
     } finally {
       clearTimeout(timer);
+      options.signal.removeEventListener("abort", abort);
     }
   }
 

@@ -14,6 +14,8 @@ export interface ConnectionOptions {
     webSocket: WebSocketClass;
     /** Data of session.sign_in. */
     signIn: Frame;
+    /** Gives up an opening that is no longer wanted. */
+    signal: AbortSignal;
 }
 export declare class Connection {
     #private;

@@ -1,0 +1,53 @@
+"""The committed build of the TypeScript client is the build of the committed sources."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import realtime
+
+PACKAGE = Path(realtime.__file__).parent / "web" / "client"
+
+
+def sources_hash() -> str:
+    """Return what build.mjs writes at the head of its outputs; both must read the same files."""
+    files = ["package.json", "tsconfig.json", "build.mjs", *(f"src/{file.name}" for file in PACKAGE.glob("src/*"))]
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(f"{file}\n".encode())
+        digest.update((PACKAGE / file).read_bytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("output", ["talkmeter.js", "talkmeter-msgpack.js"])
+def test_the_build_is_up_to_date(output: str) -> None:
+    head = (PACKAGE / "dist" / output).read_text().partition("\n")[0]
+    built_from = re.search(r"sources sha256:([0-9a-f]{64})", head)
+    assert built_from is not None
+    assert built_from[1] == sources_hash(), "run `npm ci && npm run build` in realtime/web/client"
+
+
+def test_every_source_has_its_declarations() -> None:
+    sources = {file.stem for file in PACKAGE.glob("src/*.ts")}
+    assert {file.name.removesuffix(".d.ts") for file in PACKAGE.glob("dist/types/*.d.ts")} == sources
+
+
+def test_the_package_names_files_that_exist() -> None:
+    exports = json.loads((PACKAGE / "package.json").read_text())["exports"]
+    named = [path for entry in exports.values() for path in entry.values()]
+    assert [path for path in named if not (PACKAGE / path).is_file()] == []
+
+
+def test_both_clients_agree_on_what_needs_a_key_and_an_acknowledgement() -> None:
+    from realtime.client import ACKED_EVENTS, MUTATIONS
+
+    source = (PACKAGE / "src" / "protocol.ts").read_text()
+    for name, ours in (("MUTATIONS", MUTATIONS), ("ACKED_EVENTS", ACKED_EVENTS)):
+        listed = re.search(rf"const {name}: ReadonlySet<string> = new Set\(\[(.*?)\]\)", source, re.DOTALL)
+        assert listed is not None
+        assert set(re.findall(r'"([^"]+)"', listed[1])) == ours
