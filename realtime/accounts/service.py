@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from billing.wallets import open_wallet
 from realtime.accounts.lru import Lru
 from realtime.accounts.models import Device, HostChange, HostDefaults, HostProfile, PushTarget, UserCard
 from realtime.accounts.store import AccountStore, SignInRow
@@ -82,8 +83,6 @@ class Accounts:
         if found is None:
             found = await self._store.insert_user(conn, tenant_id, external_id, name or "")
             if found is not None:
-                from billing.wallets import open_wallet
-
                 await open_wallet(conn, tenant_id=tenant_id, user_id=found.user_id)
                 return found
             # Made by another transaction since we looked, with its wallet: a later statement sees it.
