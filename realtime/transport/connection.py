@@ -418,14 +418,15 @@ class Connection(asyncio.Protocol):
             return 0
         if not self._reading:
             return options.heartbeat_ms / 1_000  # we do not listen, so silence says nothing
-        silent = now - self.heard_at
-        wait = options.heartbeat_ms / 1_000 - silent
+        heartbeat = options.heartbeat_ms / 1_000
+        wait = heartbeat - (now - self.heard_at)
         if wait <= 0:
-            wait = options.heartbeat_timeout_ms / 1_000
             if self._pinged_at < self.heard_at:
                 self._pinged_at = now
                 self.send_frame(PING_FRAME)
-            elif now - self._pinged_at >= wait:
+            wait = self._pinged_at + options.heartbeat_timeout_ms / 1_000 - now
+            if wait <= 0:
                 self.close(CloseCode.HEARTBEAT_TIMEOUT, CloseCode.HEARTBEAT_TIMEOUT.reason)
                 return 0
+            wait = min(wait, heartbeat)
         return wait if self.principal is not None else min(wait, max(0.001, self.deadline - now))
