@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
         "heard_at",
         "id",
         "message_opcode",
+        "outbox",
         "pending",
         "plain",
         "principal",
@@ -83,6 +84,7 @@ class Connection(asyncio.Protocol):
         self.remote = remote
         self.authorization = authorization
         self.transport = transport
+        self.outbox = endpoint.outbox
         self.pending: bytes | list[bytes] | None = None
         self.plain = deflate is None
         self.heard_at = now
@@ -149,7 +151,7 @@ class Connection(asyncio.Protocol):
             frame = self._deflate.reframe(frame)
         if pending is None:
             self.pending = frame
-            self._endpoint.outbox.add(self)
+            self.outbox.add(self)
         elif type(pending) is list:
             pending.append(frame)
         else:

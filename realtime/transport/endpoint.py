@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from realtime.protocol.close_codes import CloseCode
@@ -61,10 +60,6 @@ class Endpoint:
         self.next_id = itertools.count(1).__next__
         self.draining = False
         self._emptied = asyncio.Event()
-
-    def broadcast(self, conns: Iterable[Connection], frame: bytes) -> None:
-        """Queue one shared frame for many sockets of this endpoint."""
-        self.outbox.broadcast(conns, frame)
 
     def deflate(self, windows: tuple[int, int] | None) -> Deflate | None:
         """Return the shared compressor for the bits of the client's and of our window."""

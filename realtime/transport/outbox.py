@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from .interface import Encoded
+
 JOIN = b"".join
 
 
@@ -22,6 +24,8 @@ class Sending(Protocol):
 
     pending: bytes | list[bytes] | None
     plain: bool
+    codec: Any
+    outbox: Any
     transport: Any
 
     def send_frame(self, frame: bytes) -> None: ...
@@ -46,22 +50,10 @@ class Outbox:
             self._scheduled = True
             self._loop.call_soon(self.flush)
 
-    def broadcast(self, conns: Iterable[Sending], frame: bytes) -> None:
-        """Queue one shared frame for many sockets, without a call for each."""
-        dirty = self._dirty
-        for conn in conns:
-            pending = conn.pending
-            if pending is None:
-                if conn.plain:
-                    conn.pending = frame
-                    dirty.append(conn)
-                else:
-                    conn.send_frame(frame)
-            elif type(pending) is list:
-                pending.append(frame)
-            else:
-                conn.pending = [pending, frame]  # type: ignore[list-item]  # not a list, so bytes
-        if dirty and not self._scheduled:
+    def extend(self, conns: list[Sending]) -> None:
+        """Note the same for many."""
+        self._dirty += conns
+        if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self.flush)
 
@@ -88,3 +80,31 @@ class Outbox:
             unsent = transport.get_write_buffer_size()
             if unsent > bytes_max:
                 conn.overflowed(unsent)
+
+
+def broadcast(conns: Iterable[Any], encoded: Encoded) -> None:
+    """Queue one event for many sockets (`Sending`, all of one process), without a call for each.
+
+    The frame of a codec is asked for when the codec changes from one socket to the next, not for each.
+    """
+    codec: Any = broadcast  # no socket's codec, not even the conformance echo's None
+    frame = b""
+    conn: Any = None
+    dirty: list[Any] = []
+    for conn in conns:
+        if conn.codec is not codec:
+            codec = conn.codec
+            frame = encoded.frame(codec)
+        pending = conn.pending
+        if pending is None:
+            if conn.plain:
+                conn.pending = frame
+                dirty.append(conn)
+            else:
+                conn.send_frame(frame)
+        elif type(pending) is list:
+            pending.append(frame)
+        else:
+            conn.pending = [pending, frame]
+    if dirty:
+        conn.outbox.extend(dirty)

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.frames import apply_mask  # type: ignore[attr-defined]  # what the library's own client uses
 
-from realtime.protocol.envelope import CODECS, JSON_SUBPROTOCOL
+from realtime.protocol.envelope import CODECS, JSON_SUBPROTOCOL, Codec
 from realtime.transport import frames
 from realtime.transport.connection import Connection
 from realtime.transport.options import SocketOptions
@@ -70,6 +70,19 @@ class Recorder:
     @property
     def codes(self) -> list[int]:
         return [code for _, code in self.closes]
+
+
+class News:
+    """An event for many sockets; the same payload in every codec. Counts how often a frame was made."""
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self.made: dict[str, bytes] = {}
+
+    def frame(self, codec: Codec) -> bytes:
+        if codec.name not in self.made:
+            self.made[codec.name] = frames.frame(self.payload, frames.BINARY if codec.binary else frames.TEXT)
+        return self.made[codec.name]
 
 
 def echo(conn: Connection, payload: bytes) -> None:

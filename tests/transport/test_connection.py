@@ -11,8 +11,9 @@ from realtime.protocol.envelope import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
 from realtime.transport import frames
 from realtime.transport.connection import Connection
 from realtime.transport.frames import frame
+from realtime.transport.outbox import broadcast
 
-from .sockets import WAIT_S, Harness, RawClient, Recorder, client, closed_with, echo, masked
+from .sockets import WAIT_S, Harness, News, RawClient, Recorder, client, closed_with, echo, masked
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536])
@@ -254,9 +255,8 @@ async def test_a_broadcast_reaches_all_but_the_closed(harness: Harness) -> None:
     raws = [await harness.raw(server) for _ in range(20)]
     await recorder.until(lambda: len(recorder.sockets) == 20)
     recorder.sockets[3].close(CloseCode.SIGNED_OUT)
-    assert server.endpoint is not None
     for number in range(3):
-        server.endpoint.broadcast(recorder.sockets, frame(b"news %d" % number))
+        broadcast(recorder.sockets, News(b"news %d" % number))
     for index, raw in enumerate(raws):
         if index == 3:
             assert await raw.close_code() == CloseCode.SIGNED_OUT
@@ -276,3 +276,16 @@ async def test_heard_is_the_time_since_the_peers_last_byte(harness: Harness) -> 
     raw.send(masked(b"x"))
     await raw.frame()
     assert conn.heard_ms_ago() < 5_000
+
+
+async def test_a_broadcast_reaches_each_socket_in_its_own_kind_of_frame(harness: Harness) -> None:
+    recorder = Recorder()
+    server = await harness.serve(recorder)
+    raws = [await harness.raw(server, subprotocol=JSON_SUBPROTOCOL) for _ in range(3)]
+    raws += [await harness.raw(server, subprotocol=MSGPACK_SUBPROTOCOL) for _ in range(3)]
+    await recorder.until(lambda: len(recorder.sockets) == 6)
+    news = News(b"both")
+    broadcast(recorder.sockets[::2] + recorder.sockets[1::2], news)
+    kinds = [await raw.frame() for raw in raws]
+    assert kinds == [(frames.TEXT, b"both")] * 3 + [(frames.BINARY, b"both")] * 3
+    assert sorted(news.made) == ["json", "msgpack"]

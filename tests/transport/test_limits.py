@@ -7,9 +7,21 @@ import asyncio
 from realtime.protocol.close_codes import CloseCode
 from realtime.transport import frames
 from realtime.transport.connection import Connection
-from realtime.transport.frames import frame
+from realtime.transport.outbox import broadcast
 
-from .sockets import WAIT_S, Harness, RawClient, Recorder, client, closed_with, echo, masked, sign_in, upgrade_request
+from .sockets import (
+    WAIT_S,
+    Harness,
+    News,
+    RawClient,
+    Recorder,
+    client,
+    closed_with,
+    echo,
+    masked,
+    sign_in,
+    upgrade_request,
+)
 
 
 async def test_a_socket_that_does_not_sign_in_is_closed(harness: Harness) -> None:
@@ -68,17 +80,17 @@ async def test_a_slow_reader_is_closed_and_nobody_waits_for_it(harness: Harness)
     await recorder.until(lambda: len(recorder.sockets) == 1)
     quick = await harness.raw(server)
     await recorder.until(lambda: len(recorder.sockets) == 2)
-    news = frame(b"n" * 16_000)
+    news = News(b"n" * 16_000)
     sent = 0
     while not recorder.closes:
-        server.endpoint.broadcast(recorder.sockets, news)
+        broadcast(recorder.sockets, news)
         assert await quick.frame() == (frames.TEXT, b"n" * 16_000)
         sent += 1
         assert sent < 2_000
     assert recorder.closes == [(recorder.sockets[0], CloseCode.SLOW_READER)]
     # It never reads, so the close timeout ends it with its unsent bytes.
     await recorder.until(lambda: server.endpoint is not None and len(server.endpoint.connections) == 1)
-    server.endpoint.broadcast(recorder.sockets, frame(b"more"))
+    broadcast(recorder.sockets, News(b"more"))
     assert await quick.frame() == (frames.TEXT, b"more")
     await slow.close()
 

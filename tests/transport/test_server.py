@@ -17,11 +17,11 @@ from cryptography.x509.oid import NameOID
 
 from realtime.protocol.close_codes import CloseCode
 from realtime.transport import frames
-from realtime.transport.frames import frame
 from realtime.transport.options import SocketOptions
+from realtime.transport.outbox import broadcast
 from realtime.transport.server import ListenOptions, bind
 
-from .sockets import Harness, RawClient, Recorder, client, closed_with, echo, masked, sign_in, upgrade_request
+from .sockets import Harness, News, RawClient, Recorder, client, closed_with, echo, masked, sign_in, upgrade_request
 
 
 async def test_a_drain_closes_every_socket_with_a_retryable_code_and_frees_the_port(harness: Harness) -> None:
@@ -129,7 +129,7 @@ async def test_compressed_messages_go_both_ways_and_broadcasts_are_compressed_on
             assert await ws.recv() == "short"
         assert [extension.name for extension in small.protocol.extensions] == ["permessage-deflate"]
         assert not plain.protocol.extensions
-        server.endpoint.broadcast(recorder.sockets, frame(text.encode()))
+        broadcast(recorder.sockets, News(text.encode()))
         assert await small.recv() == await plain.recv() == text
 
 
