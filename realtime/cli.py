@@ -80,7 +80,7 @@ def token(
     """Print a development token for a user, who is made, and given coins, when need be."""
     settings = load(os.environ, data_dir=data_dir, database_url=database_url)
     configure("warning", settings.log_format)
-    from realtime.app import DevGrant, mint_token
+    from realtime.dev import DevGrant, mint_token
 
     grant = DevGrant(user=user, name=name, host=host, coins=coins, price_coins=price, pulse_ms=pulse_ms)
     print(_with_database(settings, lambda url: mint_token(settings, url, grant, ttl_s=ttl_s)))
@@ -95,7 +95,7 @@ def audit(
     """Prove the books; exit status 1 when they are wrong."""
     settings = load(os.environ, data_dir=data_dir, database_url=database_url)
     configure("warning", settings.log_format)
-    from realtime.app import audit_books
+    from realtime.dev import audit_books
 
     report = _with_database(settings, audit_books)
     if as_json:
