@@ -172,11 +172,9 @@ class MediaDown:
 
 @dataclass(frozen=True, slots=True)
 class MeterStarted:
-    """The first pulse is paid."""
+    """The first pulse is paid; a Charged with its figures follows."""
 
     funded_until_ms: int
-    charged_coins: int
-    earned_coins: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +184,11 @@ class MeterRefused:
 
 @dataclass(frozen=True, slots=True)
 class Charged:
-    """A further pulse is paid."""
+    """A pulse is paid: its price, and the sums of the call by now."""
 
     period: int
     price_coins: int
+    spent_coins: int
     earned_coins: int
     funded_until_ms: int | None
 
@@ -268,6 +267,11 @@ class StopMeter:
 
 
 @dataclass(frozen=True, slots=True)
+class SettleMeter:
+    """Take the final figures of a meter that has ended by itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckMeter:
     """Look whether the meter still runs; if not, come back with MeterEnded."""
 
@@ -277,4 +281,4 @@ class Release:
     """Both users are free again."""
 
 
-Effect = Tell | StartMeter | StopMeter | CheckMeter | Release
+Effect = Tell | StartMeter | StopMeter | SettleMeter | CheckMeter | Release

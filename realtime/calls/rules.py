@@ -36,6 +36,7 @@ from realtime.calls.model import (
     Received,
     Release,
     Resumed,
+    SettleMeter,
     Side,
     StartMeter,
     State,
@@ -193,8 +194,6 @@ def _meter_started(call: Call, event: MeterStarted, now_ms: int, limits: Limits)
         connected_ms=now_ms,
         deadline_ms=now_ms + limits.watch_ms,
         funded_until_ms=event.funded_until_ms,
-        spent_coins=event.charged_coins,
-        earned_coins=event.earned_coins,
         v=call.v + 1,
     )
     return connected, _tell_both("call.connected")
@@ -205,12 +204,12 @@ def _meter_refused(call: Call, event: MeterRefused, now_ms: int, limits: Limits)
 
 
 def _charged(call: Call, event: Charged, now_ms: int, limits: Limits) -> Outcome:
-    """Sums and maxima only, so that two pulses that are told in the wrong order come out the same."""
+    """Maxima only, so that pulses that are told in the wrong order, or twice, come out the same."""
     charged = replace(
         call,
         periods=max(call.periods, event.period),
-        spent_coins=call.spent_coins + event.price_coins,
-        earned_coins=call.earned_coins + event.earned_coins,
+        spent_coins=max(call.spent_coins, event.spent_coins),
+        earned_coins=max(call.earned_coins, event.earned_coins),
         funded_until_ms=max(call.funded_until_ms or 0, event.funded_until_ms or 0) or None,
         deadline_ms=now_ms + limits.watch_ms,
         v=call.v + 1,
@@ -232,7 +231,7 @@ def _resumed(call: Call, event: Resumed, now_ms: int, limits: Limits) -> Outcome
 
 
 def _meter_ended(call: Call, event: MeterEnded, now_ms: int, limits: Limits) -> Outcome:
-    return _end(call, event.reason, event.at_ms)
+    return _end(call, event.reason, event.at_ms, SettleMeter())
 
 
 def _nobody_confirmed(call: Call, event: DeadlinePassed, now_ms: int, limits: Limits) -> Outcome:

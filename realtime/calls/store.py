@@ -5,9 +5,9 @@ Takes the caller's connection, inside its transaction; knows no rules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -15,15 +15,21 @@ import asyncpg
 from realtime.calls.model import Call, Reason, State
 from realtime.sql import load_sql
 
+DAY_MS: Final = 86_400_000
+
 
 class CallStore:
     """Reads and writes calls; each method is one statement of calls.sql."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock_ms: Callable[[], int] | None = None) -> None:
+        """Args: clock_ms: stands in for the database's clock, in tests."""
         self._sql = load_sql(Path(__file__).with_name("calls.sql"))
+        self._clock_ms = clock_ms
 
     async def now_ms(self, conn: asyncpg.Connection) -> int:
         """Return the database's clock in unix milliseconds."""
+        if self._clock_ms is not None:
+            return self._clock_ms()
         now: int = await conn.fetchval(self._sql["now_ms"])
         return now
 
@@ -65,9 +71,10 @@ class CallStore:
         """Return calls whose deadline has passed, locked, without those that another worker holds."""
         return [_call(row) for row in await conn.fetch(self._sql["claim_due"], now_ms, limit)]
 
-    async def next_deadline(self, conn: asyncpg.Connection) -> int | None:
-        deadline: int | None = await conn.fetchval(self._sql["next_deadline"])
-        return deadline
+    async def ms_to_deadline(self, conn: asyncpg.Connection) -> int:
+        """Return how long until the earliest deadline, in milliseconds; a day when there is none."""
+        wait_ms: int | None = await conn.fetchval(self._sql["ms_to_deadline"])
+        return DAY_MS if wait_ms is None else wait_ms
 
     async def save(self, conn: asyncpg.Connection, calls: Sequence[Call]) -> None:
         """Write what may change of these locked calls, and free the users of those that have ended.

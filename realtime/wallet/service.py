@@ -155,9 +155,10 @@ class Wallets:
         return wallet_view(after)
 
 
-def changed(tx: Tx, after: Balance, *, reason: str) -> None:
-    """Tell the owner's devices what the wallet holds now."""
-    tx.emit("wallet.changed", to=[after.user_id], data=WalletChanged(wallet_view(after), reason), v=after.v, push=False)
+def changed(tx: Tx, after: Balance, *, reason: str, tenant_id: int | None = None) -> None:
+    """Tell the owner's devices what the wallet holds now; `tenant_id` when it is not the transaction's."""
+    data = WalletChanged(wallet_view(after), reason)
+    tx.emit("wallet.changed", to=[after.user_id], data=data, v=after.v, push=False, tenant_id=tenant_id)
 
 
 def _gift_view(gift: Gift) -> GiftView:

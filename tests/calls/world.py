@@ -5,20 +5,36 @@ The outbox is not relayed here, so its table holds every event of the test: `tol
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import msgspec
 
+from billing import metering
+from billing.metering import Proof, Side
+from billing.tariffs import Tariff
 from realtime.accounts.models import HostChange
 from realtime.accounts.service import Accounts
 from realtime.broker import Outgoing
+from realtime.calls.conductor import Conductor
+from realtime.calls.liveness import Liveness
+from realtime.calls.meters import Meters
+from realtime.calls.model import Call, Limits, Media
+from realtime.calls.service import Calls
+from realtime.calls.store import CallStore
+from realtime.calls.workers import Deadlines, MeterNews, Proofs
+from realtime.media.webrtc import WebRtcProvider
 from realtime.outbox import Outbox, OutboxRow, Tx
 from realtime.protocol.principal import Principal
 from realtime.wallet.service import Wallets
+
+
+SIDES: tuple[Side, ...] = ("payer", "payee")
 
 
 class NoRelay:
@@ -107,6 +123,19 @@ class People:
         return [told.event for told in await self.told(who) if told.event != "wallet.changed"]
 
 
+class Clock:
+    """The time of a test, in unix milliseconds; it stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_ms = time.time_ns() // 1_000_000
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+    def forward(self, ms: int) -> None:
+        self.now_ms += ms
+
+
 class Online:
     """Presence in which everybody can be rung, but for those who are said to be away; it keeps who is busy."""
 
@@ -133,3 +162,126 @@ class Signalled:
     async def publish(self, events: Sequence[Outgoing]) -> list[int]:
         self.events += events
         return [1] * len(events)
+
+
+class Phone:
+    """A socket, as far as calls have to know: when it was heard last."""
+
+    def __init__(self) -> None:
+        self.ago_ms = 0
+
+    def heard_ms_ago(self) -> int:
+        return self.ago_ms
+
+
+class World(People):
+    """People who can call each other, a clock that tests move, and real meters."""
+
+    def __init__(self, pool: asyncpg.Pool, tenant_id: int, *, limits: Limits | None = None) -> None:
+        super().__init__(pool, tenant_id)
+        self.clock = Clock()
+        self.presence = Online()
+        self.signals = Signalled()
+        self.limits = limits or Limits()
+        self.liveness = Liveness(clock_ms=self.clock)
+        self.store = CallStore(clock_ms=self.clock)
+        self.meters = Meters(
+            lambda price_coins, pulse_ms: Tariff(
+                price_coins=price_coins, pulse_ms=pulse_ms, commission_bp=3000, low_balance_ms=0
+            )
+        )
+        self.conductor = Conductor(
+            store=self.store,
+            meters=self.meters,
+            people=self.accounts,
+            presence=self.presence,
+            limits=self.limits,
+            on_over=lambda call: self.liveness.forget(call.call_id, (call.caller_id, call.host_id)),
+        )
+        self.calls = Calls(
+            pool=pool,
+            outbox=self.outbox,
+            people=self.accounts,
+            presence=self.presence,
+            signals=self.signals,
+            media=WebRtcProvider(),
+            meters=self.meters,
+            conductor=self.conductor,
+            store=self.store,
+            liveness=self.liveness,
+            limits=self.limits,
+        )
+        self.wallets = Wallets(pool=pool, people=self.accounts, calls=self.calls, commission_bp=3000)
+        self.deadlines = Deadlines(outbox=self.outbox, pool=pool, store=self.store, conductor=self.conductor)
+        self.news = MeterNews(outbox=self.outbox, store=self.store, meters=self.meters, conductor=self.conductor)
+        self.proofs = Proofs(pool=pool, meters=self.meters, liveness=self.liveness)
+
+    @classmethod
+    async def make(cls, pool: asyncpg.Pool) -> World:
+        return cls(pool, await Accounts(pool).ensure_tenant("main"))
+
+    async def invite(self, caller: Principal, host: Principal, media: Media = "voice") -> UUID:
+        async with self.tx() as tx:
+            return (await self.calls.invite(tx, caller, host=host.user, media=media)).call.call_id
+
+    async def ring(self, caller: Principal, host: Principal) -> UUID:
+        call_id = await self.invite(caller, host)
+        await self.calls.acknowledged(host, [str(call_id)])
+        return call_id
+
+    async def accept(self, host: Principal, call_id: UUID) -> Call:
+        async with self.tx() as tx:
+            return (await self.calls.accept(tx, host, call_id))[0]
+
+    async def decline(self, host: Principal, call_id: UUID) -> Call:
+        async with self.tx() as tx:
+            return await self.calls.decline(tx, host, call_id)
+
+    async def cancel(self, caller: Principal, call_id: UUID) -> Call:
+        async with self.tx() as tx:
+            return await self.calls.cancel(tx, caller, call_id)
+
+    async def hang_up(self, who: Principal, call_id: UUID, *, sent_ms_ago: int = 0) -> Call:
+        async with self.tx() as tx:
+            return (await self.calls.hang_up(tx, who, call_id, sent_ms_ago=sent_ms_ago))[0]
+
+    async def connect(self, caller: Principal, host: Principal) -> UUID:
+        """Bring a call up to media on both sides."""
+        call_id = await self.ring(caller, host)
+        await self.accept(host, call_id)
+        await self.calls.media_up(caller, call_id, Phone())
+        await self.calls.media_up(host, call_id, Phone())
+        return call_id
+
+    async def call(self, call_id: UUID) -> Call:
+        async with self.pool.acquire() as conn:
+            call = await self.store.get(conn, call_id)
+        assert call is not None
+        return call
+
+    async def tick(self) -> None:
+        """Charge what is due now, and consume the news of it."""
+        async with self.pool.acquire() as conn:
+            await metering.tick(conn, now_ms=self.clock.now_ms)
+        await self.news.consume()
+
+    async def report(self) -> None:
+        """Report what this node's liveness knows, at the test's time."""
+        async with self.pool.acquire() as conn:
+            await self.meters.prove(conn, self.liveness.signs(), now_ms=self.clock.now_ms)
+
+    async def talk(self, *calls: UUID, ms: int) -> None:
+        """Let time pass second by second, with both sides heard and meters ticking."""
+        proofs = [Proof(call_id, side, 0) for call_id in calls for side in SIDES]
+        for _ in range(ms // 1000):
+            self.clock.forward(1000)
+            async with self.pool.acquire() as conn:
+                await metering.prove(conn, proofs, now_ms=self.clock.now_ms)
+            await self.tick()
+
+    async def busy(self) -> set[int]:
+        rows = await self.pool.fetch("select user_id from realtime.busy")
+        return {row["user_id"] for row in rows}
+
+    async def coins(self, who: Principal) -> int:
+        return (await self.wallets.get(who.user_id)).coins

@@ -1,0 +1,110 @@
+"""Who was heard when, in the calls of this node's sockets: the evidence by which time is charged or not.
+
+Owns the notes of this process, in memory only: a node that dies leaves no evidence, which is what its death means.
+Never imports the dispatcher or a store. A node tells intervals ("heard 800 ms ago"), never points in time, so its
+clock does not matter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from realtime.calls.model import Side
+from realtime.calls.ports import Heard
+from realtime.calls.views import CallView
+
+# A client reports media every 5 s. While its last report is younger than two of those and a slow network, the socket
+# speaks for it; later the last report itself is the evidence.
+MEDIA_FRESH_MS: Final = 12_000
+# Above every grace: nothing is left to prove of a side that was silent for so long.
+FORGET_AFTER_MS: Final = 120_000
+# How long a repeated report is answered from memory before the database is asked again.
+VIEW_FRESH_MS: Final = 30_000
+NOTES_MAX: Final = 100_000  # far above the sockets of one node; two sides a call
+
+
+@dataclass(slots=True)
+class Note:
+    """What is known of one side: its socket, when it said that media flows, and the view that it was given."""
+
+    call_id: UUID
+    side: Side
+    conn: Heard
+    media_ms: float
+    up: bool
+    view: CallView
+    view_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """One side of one call was heard `heard_ago_ms` ago."""
+
+    call_id: UUID
+    side: Side
+    heard_ago_ms: int
+
+
+class Liveness:
+    """The notes of one node."""
+
+    def __init__(self, *, clock_ms: Callable[[], float] = lambda: time.monotonic() * 1000) -> None:
+        """Args: clock_ms: a clock that never goes back, in milliseconds."""
+        self._clock_ms = clock_ms
+        self._notes: dict[tuple[UUID, int], Note] = {}
+
+    def __len__(self) -> int:
+        return len(self._notes)
+
+    def media_up(self, call_id: UUID, user_id: int, side: Side, conn: Heard, view: CallView) -> None:
+        """A side reports, through `conn`, that media flows; `view` is the call as it stood in the database then."""
+        now = self._clock_ms()
+        if len(self._notes) >= NOTES_MAX:
+            self._forget_silent(now)
+        if len(self._notes) >= NOTES_MAX:
+            del self._notes[next(iter(self._notes))]
+        self._notes[call_id, user_id] = Note(call_id, side, conn, now, True, view, now)
+
+    def media_again(self, call_id: UUID, user_id: int, conn: Heard) -> CallView | None:
+        """Note a repeated report, and return the view to answer it with; None when the database must be asked."""
+        note = self._notes.get((call_id, user_id))
+        now = self._clock_ms()
+        if note is None or not note.up or note.view.state != "connected" or now - note.view_ms > VIEW_FRESH_MS:
+            return None
+        note.conn = conn
+        note.media_ms = now
+        return note.view
+
+    def media_down(self, call_id: UUID, user_id: int) -> None:
+        """A side reports that media has stopped: from now on its silence is known."""
+        note = self._notes.get((call_id, user_id))
+        if note is not None and note.up:
+            note.up = False
+            note.media_ms = self._clock_ms()
+
+    def forget(self, call_id: UUID, user_ids: tuple[int, int]) -> None:
+        """The call is over."""
+        for user_id in user_ids:
+            self._notes.pop((call_id, user_id), None)
+
+    def signs(self) -> list[Sign]:
+        """Return when each side of each call was heard last, and forget those that have long been silent."""
+        now = self._clock_ms()
+        self._forget_silent(now)
+        return [Sign(note.call_id, note.side, _heard_ago_ms(note, now)) for note in self._notes.values()]
+
+    def _forget_silent(self, now: float) -> None:
+        silent = [key for key, note in self._notes.items() if now - note.media_ms > FORGET_AFTER_MS]
+        for key in silent:
+            del self._notes[key]
+
+
+def _heard_ago_ms(note: Note, now: float) -> int:
+    media_ago_ms = int(now - note.media_ms)
+    if note.up and media_ago_ms <= MEDIA_FRESH_MS:
+        return min(note.conn.heard_ms_ago(), media_ago_ms)
+    return media_ago_ms

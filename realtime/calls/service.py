@@ -1,0 +1,405 @@
+"""Calls: everything that users do with them, each in one transaction with its events.
+
+Owns who may do what with which call. The rules are in rules.py, their effects in conductor.py; time-outs are in
+deadlines.py and the meter's news in metered.py. Never touches sockets; never imports another feature's store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from realtime.accounts.models import HostProfile
+from realtime.broker import Outgoing
+from realtime.calls.conductor import Change, Conductor
+from realtime.calls.liveness import Liveness
+from realtime.calls.meters import Meters
+from realtime.calls.model import (
+    Accept,
+    Call,
+    Cancel,
+    Decline,
+    Event,
+    HangUp,
+    Limits,
+    Media,
+    MediaDown,
+    MediaUp,
+    Received,
+    Side,
+    State,
+)
+from realtime.calls.ports import Heard, People, Presence, Signals
+from realtime.calls.receipts import ReceiptView, receipt_view
+from realtime.calls.rules import deadline_of_invite
+from realtime.calls.store import CallStore
+from realtime.calls.views import CallChanged, CallSignal, CallView, call_view, incoming_event_id
+from realtime.ids import new_id
+from realtime.media.provider import Grant, MediaCredentials, MediaProvider
+from realtime.outbox import Outbox, Tx
+from realtime.protocol.errors import (
+    Busy,
+    CallOver,
+    Conflict,
+    Forbidden,
+    HostUnavailable,
+    InsufficientFunds,
+    InvalidTransition,
+    NotFound,
+    PayloadTooLarge,
+    SelfCall,
+)
+from realtime.protocol.principal import Principal
+
+SIGNAL_BYTES_MAX: Final = 16 * 1024  # a session description of a video call with all codecs is about 8 KB
+HISTORY_PAGE_MAX: Final = 100
+TALKING: Final = (State.ACCEPTED, State.CONNECTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """The answer to an invite: the call, and credentials when it connected two invites that had crossed."""
+
+    call: Call
+    media: MediaCredentials | None = None
+
+
+class _Taken(Exception):
+    """Somebody else's invite was first; rolls the savepoint back."""
+
+    def __init__(self, users: frozenset[int]) -> None:
+        self.users = users
+
+
+class Calls:
+    """The service. Methods that take `tx` belong to the caller's transaction; the others open their own."""
+
+    def __init__(
+        self,
+        *,
+        pool: asyncpg.Pool,
+        outbox: Outbox,
+        people: People,
+        presence: Presence,
+        signals: Signals,
+        media: MediaProvider,
+        meters: Meters,
+        conductor: Conductor,
+        store: CallStore,
+        liveness: Liveness,
+        limits: Limits,
+    ) -> None:
+        self._pool = pool
+        self._outbox = outbox
+        self._people = people
+        self._presence = presence
+        self._signals = signals
+        self._provider = media
+        self._meters = meters
+        self._conductor = conductor
+        self._store = store
+        self._liveness = liveness
+        self._limits = limits
+
+    # Ringing.
+
+    async def invite(self, tx: Tx, who: Principal, *, host: str, media: Media) -> Invited:
+        """Ring a host.
+
+        When the host is ringing the caller at this moment with the same media, the two invites have crossed: the
+        first one that was stored stays, its caller stays the payer, and this one answers it.
+
+        Raises:
+            NotFound, SelfCall, HostUnavailable, Busy, InsufficientFunds.
+        """
+        host_id = await self._people.resolve_one(who.tenant_id, host, conn=tx.conn)
+        if host_id == who.user_id:
+            raise SelfCall
+        profile = await self._people.host_profile(host_id, conn=tx.conn)
+        crossed = await self._answer_crossed(tx, who, host_id, media)
+        if crossed is not None:
+            return crossed
+        await self._refuse_unavailable(profile, host_id, media)
+        await self._refuse_poor(tx, who, profile)
+        call = await self._new_call(tx, who, host_id, profile, media)
+        try:
+            async with tx.conn.transaction():
+                taken = await self._store.insert(tx.conn, call)
+                if taken:
+                    raise _Taken(taken)
+        except _Taken as exc:
+            crossed = await self._answer_crossed(tx, who, host_id, media)
+            if crossed is not None:
+                return crossed
+            raise Busy(who="caller" if who.user_id in exc.users else "host") from None
+        await self._conductor.ring(tx, call)
+        return Invited(call)
+
+    async def _answer_crossed(self, tx: Tx, who: Principal, host_id: int, media: Media) -> Invited | None:
+        """Answer the other's invite if there is one; None when both are free.
+
+        Raises:
+            Busy: one of the two is in another call.
+        """
+        live = await self._store.live_of(tx.conn, [who.user_id, host_id])
+        if not live:
+            return None
+        theirs = next((c for c in live if c.caller_id == host_id and c.host_id == who.user_id), None)
+        if theirs is None or theirs.state not in (State.INVITING, State.RINGING):
+            busy = "caller" if any(c.side_of(who.user_id) for c in live) else "host"
+            raise Busy(who=busy)
+        if theirs.media != media:
+            return Invited(theirs)  # rings here too; a camera is not opened without being asked for
+        try:
+            call = await self._act(tx, who, theirs.call_id, Accept(who.device_id))
+        except (CallOver, Conflict):
+            raise Busy(who="caller") from None
+        return Invited(call, self._credentials(call, Side.HOST, await self._store.now_ms(tx.conn)))
+
+    async def _refuse_unavailable(self, profile: HostProfile, host_id: int, media: Media) -> None:
+        if media not in profile.media:
+            raise HostUnavailable(f"this host takes no {media} calls", media=list(profile.media))
+        if profile.price_coins < 1:
+            raise HostUnavailable("this host has set no price")
+        if not (await self._presence.bookable([host_id])).get(host_id, False):
+            raise HostUnavailable
+
+    async def _refuse_poor(self, tx: Tx, who: Principal, profile: HostProfile) -> None:
+        needed = self._meters.first_coins(price_coins=profile.price_coins, pulse_ms=profile.pulse_ms)
+        coins = await self._meters.coins(tx.conn, who.user_id)
+        if coins < needed:
+            raise InsufficientFunds("the first pulse cannot be paid", needed_coins=needed, coins=coins)
+
+    async def _new_call(self, tx: Tx, who: Principal, host_id: int, profile: HostProfile, media: Media) -> Call:
+        now_ms = await self._store.now_ms(tx.conn)
+        pushable = bool(await self._people.push_targets([host_id], conn=tx.conn))
+        return Call(
+            call_id=new_id(now_ms=now_ms),
+            tenant_id=who.tenant_id,
+            caller_id=who.user_id,
+            host_id=host_id,
+            media=media,
+            price_coins=profile.price_coins,
+            pulse_ms=profile.pulse_ms,
+            created_ms=now_ms,
+            ring_by_ms=now_ms + self._limits.ring_cap_ms,
+            deadline_ms=deadline_of_invite(now_ms, pushable=pushable, limits=self._limits),
+            pushable=pushable,
+            caller_device=who.device_id,
+        )
+
+    async def acknowledged(self, who: Principal, event_ids: Sequence[str]) -> None:
+        """A device has confirmed events; the first that confirms a ring starts the ring clock."""
+        async with self._pool.acquire() as conn:
+            live = await self._store.live_of(conn, [who.user_id])
+        rung = [c for c in live if c.state is State.INVITING and c.host_id == who.user_id]
+        for call in rung:
+            if str(incoming_event_id(call)) in event_ids:
+                async with self._outbox.transaction(who.tenant_id) as tx:
+                    await self._act(tx, who, call.call_id, Received())
+
+    async def accept(self, tx: Tx, who: Principal, call_id: UUID) -> tuple[Call, MediaCredentials]:
+        """Answer on this device: the first one wins.
+
+        Raises:
+            NotFound, Forbidden, CallOver, Conflict (another device has answered).
+        """
+        call = await self._act(tx, who, call_id, Accept(who.device_id), only=Side.HOST)
+        return call, self._credentials(call, Side.HOST, await self._store.now_ms(tx.conn))
+
+    async def decline(self, tx: Tx, who: Principal, call_id: UUID) -> Call:
+        """Refuse a ringing call. Raises NotFound, Forbidden, CallOver, InvalidTransition."""
+        return await self._act(tx, who, call_id, Decline(), only=Side.HOST)
+
+    async def cancel(self, tx: Tx, who: Principal, call_id: UUID) -> Call:
+        """Give up before the answer. Raises NotFound, Forbidden, CallOver, InvalidTransition (then hang up)."""
+        return await self._act(tx, who, call_id, Cancel(), only=Side.CALLER)
+
+    async def hang_up(
+        self, tx: Tx, who: Principal, call_id: UUID, *, sent_ms_ago: int
+    ) -> tuple[Call, ReceiptView | None]:
+        """End a call in any state; it takes effect when it was sent, at most 5 s back. Ended already: no error."""
+        side = (await self._mine(tx.conn, who, call_id))[1]
+        call = await self._act(tx, who, call_id, HangUp(side, sent_ms_ago))
+        return call, await self._receipt(tx.conn, call, side)
+
+    # Talking.
+
+    async def media_up(self, who: Principal, call_id: UUID, conn: Heard) -> CallView:
+        """A side says that media flows: the first time it may start the meter, later it is proof of life.
+
+        Raises:
+            NotFound, Forbidden (another device has the call), CallOver, InvalidTransition (not answered yet).
+        """
+        known = self._liveness.media_again(call_id, who.user_id, conn)
+        if known is not None:
+            return known
+        async with self._outbox.transaction(who.tenant_id) as tx:
+            call, side = await self._mine(tx.conn, who, call_id)
+            _refuse_other_device(call, side, who)
+            call = await self._act(tx, who, call_id, MediaUp(side))
+            view = await self._view(tx.conn, call, side)
+        if call.live:
+            self._liveness.media_up(call_id, who.user_id, side, conn, view)
+        return view
+
+    async def media_down(self, who: Principal, call_id: UUID) -> CallView:
+        """A side says that media has stopped. Raises NotFound, Forbidden, InvalidTransition."""
+        self._liveness.media_down(call_id, who.user_id)
+        async with self._outbox.transaction(who.tenant_id) as tx:
+            call, side = await self._mine(tx.conn, who, call_id)
+            _refuse_other_device(call, side, who)
+            call = await self._act(tx, who, call_id, MediaDown(side))
+            return await self._view(tx.conn, call, side)
+
+    async def signal(self, who: Principal, call_id: UUID, *, kind: str, payload: Any, now_ms: int) -> None:
+        """Pass a WebRTC message to the other side's device, unread.
+
+        Raises:
+            PayloadTooLarge, NotFound, Forbidden, CallOver, InvalidTransition (not answered yet).
+        """
+        if len(msgspec.json.encode(payload)) > SIGNAL_BYTES_MAX:
+            raise PayloadTooLarge(limit_bytes=SIGNAL_BYTES_MAX)
+        async with self._pool.acquire() as conn:
+            call, side = await self._mine(conn, who, call_id)
+        _refuse_unless_talking(call)
+        _refuse_other_device(call, side, who)
+        to_device = call.accepted_device if side is Side.CALLER else call.caller_device
+        data = CallSignal(str(call_id), kind, payload, who.device_id, to_device or "")
+        event = Outgoing(
+            event_id=new_id(),
+            user_id=call.user_of(side.other),
+            event="call.signal",
+            v=0,
+            ts_ms=now_ms,
+            data=msgspec.json.encode(data),
+        )
+        await self._signals.publish([event])
+
+    async def credentials(self, who: Principal, call_id: UUID) -> MediaCredentials:
+        """Return media credentials that last as long as the call is funded.
+
+        Raises:
+            NotFound, Forbidden, CallOver, InvalidTransition (not answered yet).
+        """
+        async with self._pool.acquire() as conn:
+            call, side = await self._mine(conn, who, call_id)
+            now_ms = await self._store.now_ms(conn)
+        _refuse_unless_talking(call)
+        _refuse_other_device(call, side, who)
+        return self._credentials(call, side, now_ms)
+
+    # Looking.
+
+    async def get(self, who: Principal, call_id: UUID) -> CallView:
+        """Return one call of this user. Raises NotFound."""
+        async with self._pool.acquire() as conn:
+            call, side = await self._mine(conn, who, call_id)
+            return await self._view(conn, call, side)
+
+    async def active(self, user_id: int) -> list[CallView]:
+        """Return the call that the user is in, if any: what a device needs that signs in without a stream."""
+        async with self._pool.acquire() as conn:
+            return await self._views(conn, await self._store.live_of(conn, [user_id]), user_id)
+
+    async def snapshot(self, who: Principal) -> list[CallView]:
+        """Return the calls of a sign-in's snapshot."""
+        return await self.active(who.user_id)
+
+    async def ring_pending(self, user_id: int) -> list[tuple[UUID, CallChanged]]:
+        """Return event id and data of `call.incoming` for a device that has connected while it rings."""
+        async with self._pool.acquire() as conn:
+            live = await self._store.live_of(conn, [user_id])
+            ringing = [c for c in live if c.host_id == user_id and c.state in (State.INVITING, State.RINGING)]
+            views = await self._views(conn, ringing, user_id)
+        return [(incoming_event_id(c), CallChanged(view)) for c, view in zip(ringing, views, strict=True)]
+
+    async def history(self, user_id: int, *, before: UUID | None, limit: int) -> tuple[list[CallView], UUID | None]:
+        """Return ended calls, newest first, and the cursor of the next page if there may be one."""
+        async with self._pool.acquire() as conn:
+            calls = await self._store.history(conn, user_id, before=before, limit=limit)
+            views = await self._views(conn, calls, user_id)
+        return views, calls[-1].call_id if len(calls) == limit else None
+
+    async def receipt(self, who: Principal, call_id: UUID) -> ReceiptView:
+        """Return what a call cost and why. Raises NotFound (also for a call that never connected)."""
+        async with self._pool.acquire() as conn:
+            call, side = await self._mine(conn, who, call_id)
+            receipt = await self._receipt(conn, call, side)
+        if receipt is None:
+            raise NotFound("this call was never connected, so nothing was charged")
+        return receipt
+
+    async def between(self, conn: asyncpg.Connection, call_id: UUID, users: tuple[int, int]) -> bool:
+        """Return whether these two are the sides of that call."""
+        call = await self._store.get(conn, call_id)
+        return call is not None and {call.caller_id, call.host_id} == set(users)
+
+    async def view_for(self, conn: asyncpg.Connection, call: Call, user_id: int) -> CallView:
+        """Return the call as one of its users sees it."""
+        return (await self._views(conn, [call], user_id))[0]
+
+    # Inside.
+
+    async def _act(self, tx: Tx, who: Principal, call_id: UUID, event: Event, *, only: Side | None = None) -> Call:
+        """Lock the call, and apply one event of this user to it."""
+        call = await self._store.lock(tx.conn, call_id)
+        side = call.side_of(who.user_id) if call is not None else None
+        if call is None or side is None:
+            raise NotFound("there is no such call")
+        if only is not None and side is not only:
+            raise Forbidden(f"only the {only.value} may do that")
+        now_ms = await self._store.now_ms(tx.conn)
+        after = await self._conductor.apply(tx, {call_id: call}, [Change(call_id, event)], now_ms)
+        return after[call_id]
+
+    async def _mine(self, conn: asyncpg.Connection, who: Principal, call_id: UUID) -> tuple[Call, Side]:
+        call = await self._store.get(conn, call_id)
+        side = call.side_of(who.user_id) if call is not None else None
+        if call is None or side is None:
+            raise NotFound("there is no such call")
+        return call, side
+
+    async def _view(self, conn: asyncpg.Connection, call: Call, side: Side) -> CallView:
+        return await self.view_for(conn, call, call.user_of(side))
+
+    async def _views(self, conn: asyncpg.Connection, calls: Sequence[Call], user_id: int) -> list[CallView]:
+        sides = [call.side_of(user_id) or Side.CALLER for call in calls]
+        peers = {call.user_of(side.other) for call, side in zip(calls, sides, strict=True)}
+        cards = await self._people.user_cards(peers, conn=conn)
+        return [call_view(call, side, cards) for call, side in zip(calls, sides, strict=True)]
+
+    async def _receipt(self, conn: asyncpg.Connection, call: Call, side: Side) -> ReceiptView | None:
+        if call.connected_ms is None or call.live:
+            return None
+        return receipt_view(call, side, await self._meters.receipt(conn, call.call_id))
+
+    def _credentials(self, call: Call, side: Side, now_ms: int) -> MediaCredentials:
+        return self._provider.issue(
+            Grant(
+                call_id=call.call_id,
+                side=side.value,
+                media=call.media,
+                now_ms=now_ms,
+                funded_until_ms=call.funded_until_ms or now_ms + self._limits.connect_timeout_ms,
+            )
+        )
+
+
+def _refuse_other_device(call: Call, side: Side, who: Principal) -> None:
+    """Two devices talk; the user's others only watch, and may hang up."""
+    device = call.caller_device if side is Side.CALLER else call.accepted_device
+    if device is not None and device != who.device_id:
+        raise Forbidden("another of your devices has this call", device=device)
+
+
+def _refuse_unless_talking(call: Call) -> None:
+    if call.state is State.ENDED:
+        raise CallOver(call_id=str(call.call_id), reason=call.reason)
+    if call.state not in TALKING:
+        raise InvalidTransition("the call has not been answered yet", state=call.state)

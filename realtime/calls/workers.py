@@ -1,0 +1,192 @@
+"""The work on calls that no request asks for: deadlines that have passed, meters that have news, proofs of life.
+
+Owns three loops, each the task of whoever runs them; any node runs all three, and work is claimed, never owned. Decides
+nothing: the rules do. Never imports handlers or the dispatcher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import asyncpg
+import structlog
+
+from billing.metering import MeterEvent
+from realtime.calls.conductor import Change, Conductor
+from realtime.calls.liveness import Liveness
+from realtime.calls.meters import Meters
+from realtime.calls.model import (
+    Charged,
+    DeadlinePassed,
+    Event,
+    LowBalance,
+    MeterEnded,
+    Reason,
+    Resumed,
+    Suspended,
+)
+from realtime.calls.store import CallStore
+from realtime.outbox import Outbox
+from realtime.wallet.service import changed
+
+log = structlog.get_logger()
+
+DUE_BATCH: Final = 200  # calls of one look at the deadlines: locks are held while they are worked on
+DUE_POLL_MS_MAX: Final = 250  # a missed call may be told this much late
+DUE_POLL_MS_MIN: Final = 20
+NEWS_BATCH: Final = 500  # meter events of one transaction
+NEWS_POLL_S: Final = 0.1  # when nobody wakes us: the meters run in another process
+PROVE_EVERY_S: Final = 2.0  # with reports of 5 s it keeps a living side within half of a 15 s grace
+BACKOFF_S_MAX: Final = 5.0
+BACKOFF_S_MIN: Final = 0.1
+
+
+class Deadlines:
+    """Ends calls whose time is over: unanswered, unreachable, never connected; looks after silent meters."""
+
+    def __init__(self, *, outbox: Outbox, pool: asyncpg.Pool, store: CallStore, conductor: Conductor) -> None:
+        self._outbox = outbox
+        self._pool = pool
+        self._store = store
+        self._conductor = conductor
+
+    async def sweep(self) -> int:
+        """Handle one batch of due calls that no other worker holds; return how many."""
+        async with self._outbox.transaction() as tx:
+            now = await self._store.now_ms(tx.conn)
+            due = {call.call_id: call for call in await self._store.claim_due(tx.conn, now, DUE_BATCH)}
+            if due:
+                changes = [Change(call_id, DeadlinePassed()) for call_id in due]
+                await self._conductor.apply_each(tx, due, changes, now)
+        return len(due)
+
+    async def run(self) -> None:
+        """Sweep whenever a deadline is due, until cancelled."""
+
+        async def once() -> float:
+            while await self.sweep() == DUE_BATCH:
+                pass
+            async with self._pool.acquire() as conn:
+                wait_ms = await self._store.ms_to_deadline(conn)
+            return min(max(wait_ms, DUE_POLL_MS_MIN), DUE_POLL_MS_MAX) / 1000
+
+        await _forever("deadlines", once, asyncio.Event())
+
+
+class MeterNews:
+    """Turns what happened to meters into what happened to calls, in one transaction with the events."""
+
+    def __init__(self, *, outbox: Outbox, store: CallStore, meters: Meters, conductor: Conductor) -> None:
+        self._outbox = outbox
+        self._store = store
+        self._meters = meters
+        self._conductor = conductor
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """There is news; called by a meter worker of this process."""
+        self._wake.set()
+
+    async def consume(self) -> int:
+        """Handle one batch of meter events; return how many."""
+        async with self._outbox.transaction() as tx:
+            events = await self._meters.take_events(tx.conn, NEWS_BATCH)
+            if not events:
+                return 0
+            now = await self._store.now_ms(tx.conn)
+            calls = await self._store.lock_many(tx.conn, sorted({event.meter_id for event in events}))
+            live = {call_id: call for call_id, call in calls.items() if call.live}
+            changes = []
+            for event in sorted(events, key=lambda event: event.id):
+                happened = call_event(event)
+                if event.meter_id not in live:
+                    # The call was over before we heard of this charge; its wallets must be told all the same.
+                    changed(tx, event.payer, reason="call", tenant_id=event.tenant_id)
+                    changed(tx, event.payee, reason="call", tenant_id=event.tenant_id)
+                elif happened is not None:
+                    changes.append(Change(event.meter_id, happened, event.payer, event.payee))
+            await self._conductor.apply_each(tx, live, changes, now)
+        return len(events)
+
+    async def run(self) -> None:
+        """Consume as news comes, until cancelled."""
+
+        async def once() -> float:
+            while await self.consume() == NEWS_BATCH:
+                pass
+            return NEWS_POLL_S
+
+        await _forever("meter_news", once, self._wake)
+
+
+class Proofs:
+    """Reports in bulk when each side of this node's calls was heard."""
+
+    def __init__(self, *, pool: asyncpg.Pool, meters: Meters, liveness: Liveness) -> None:
+        self._pool = pool
+        self._meters = meters
+        self._liveness = liveness
+
+    async def report(self) -> int:
+        """Report once; return how many signs of life or silence there were."""
+        signs = self._liveness.signs()
+        if signs:
+            async with self._pool.acquire() as conn:
+                await self._meters.prove(conn, signs)
+        return len(signs)
+
+    async def run(self) -> None:
+        """Report every two seconds, until cancelled."""
+
+        async def once() -> float:
+            await self.report()
+            return PROVE_EVERY_S
+
+        await _forever("proofs", once, asyncio.Event())
+
+
+def call_event(event: MeterEvent) -> Event | None:
+    """Return what a meter's event means for its call, or None when it means nothing."""
+    match event.kind:
+        case "low_balance":
+            return LowBalance(event.ends_at_ms)
+        case "exhausted":
+            return MeterEnded(Reason.EXHAUSTED, event.at_ms)
+        case "lost":
+            return MeterEnded(Reason.LOST, event.at_ms)
+        case "suspended":
+            return Suspended()
+        case "resumed":
+            return Resumed(event.funded_until_ms)
+        case "late_waived":
+            return None  # the pulse that begins now is told by its own charge; the receipt shows the gap
+        case "charged":
+            return Charged(
+                period=event.period,
+                price_coins=event.price_coins,
+                spent_coins=event.spent_coins,
+                earned_coins=event.earned_coins,
+                funded_until_ms=event.funded_until_ms,
+            )
+
+
+async def _forever(name: str, once: Callable[[], Awaitable[float]], wake: asyncio.Event) -> None:
+    """Run `once` again and again; it returns how many seconds to wait, which `wake` cuts short. Failures back off."""
+    failures = 0
+    while True:
+        try:
+            wait_s = await once()
+            failures = 0
+        except Exception as exc:
+            # The database is away or restarting: what is due stays due, and any node takes it up again.
+            failures += 1
+            wait_s = min(BACKOFF_S_MIN * 2**failures, BACKOFF_S_MAX)
+            log.warning("worker_failed", worker=name, error=repr(exc), failures=failures)
+        try:
+            async with asyncio.timeout(wait_s):
+                await wake.wait()
+        except TimeoutError:
+            pass
+        wake.clear()
