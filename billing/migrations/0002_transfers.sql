@@ -1,0 +1,136 @@
+-- Transfers: decided and booked in sets.
+
+-- In: parallel arrays, one element a transfer. debit/credit owners are user ids for wallet and earnings, tenant ids
+-- for platform accounts. bucket: which coins of a wallet ('auto' on a debit: promotional coins first).
+-- Out: one row for each id that has an outcome:
+--   done | replayed (same id, same contents: nothing moved now) | conflict (same id, other contents) |
+--   refused (with the code; recorded, for ever)
+-- and the promotional part and the fee that were booked. An id without a row was not decided: its account is unknown,
+-- or it is a second debit of one wallet in this call, or its twin is in flight: look at the accounts, ask again.
+--
+-- One statement does it: lock, decide, journal, move. Rows flow through the locks, so that no two intermediate results
+-- are ever joined: nested loops over indexes are then right for one transfer and for a thousand, whatever the
+-- statistics say. Locks spending wallets by user id, then earning wallets by user id.
+create function billing.post_transfers(
+    p_now bigint, p_ids uuid[], p_kinds billing.transfer_kind[],
+    p_debits billing.account[], p_debit_owners bigint[], p_credits billing.account[], p_credit_owners bigint[],
+    p_coins bigint[], p_buckets billing.bucket[], p_fee_bps int[], p_reasons text[], p_corrects uuid[]
+) returns table (transfer_id uuid, outcome text, code text, promo bigint, fee bigint)
+language plpgsql security definer
+set search_path = billing, pg_temp
+set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    v_now bigint := moment(p_now);
+begin
+    return query
+    with asked as materialized (
+        select t.*, o.transfer_id as known, o.refused as known_refused, o.promo as known_promo, o.fee as known_fee,
+               (o.kind, o.debit, o.debit_owner, o.credit, o.credit_owner, o.coins, o.bucket, o.fee_bp, o.reason)
+               is not distinct from
+               (t.kind, t.debit, t.debit_owner, t.credit, t.credit_owner, t.coins, t.bucket, t.fee_bp, t.reason)
+               and o.corrects is not distinct from t.corrects as same,
+               row_number() over (partition by o.transfer_id is null, t.debit, t.debit_owner order by t.n) as turn,
+               row_number() over (partition by t.id order by t.n) as copy
+        from unnest(p_ids, p_kinds, p_debits, p_debit_owners, p_credits, p_credit_owners, p_coins, p_buckets, p_fee_bps,
+                    p_reasons, p_corrects)
+             with ordinality as t (id, kind, debit, debit_owner, credit, credit_owner, coins, bucket, fee_bp, reason,
+                                   corrects, n)
+        left join transfers o on o.transfer_id = t.id
+    ), spending as materialized (
+        select a.*, w.tenant_id, w.restricted and a.kind in ('gift', 'chat', 'hold') as barred,
+               case a.bucket when 'auto' then w.paid + w.promo when 'paid' then w.paid else w.promo end as available,
+               case a.bucket when 'auto' then least(w.promo, a.coins) when 'paid' then 0 else a.coins end as promo_part
+        from (select * from asked f where f.known is null and f.debit = 'wallet' and f.turn = 1 and f.copy = 1
+              order by f.debit_owner) a
+        join spending_wallets w on w.user_id = a.debit_owner
+        for no key update of w
+    ), earning as materialized (
+        select a.*, w.tenant_id, false as barred, w.earned as available,
+               case when a.credit = 'wallet' and a.bucket = 'promo' then a.coins else 0 end as promo_part
+        from (select * from asked f where f.known is null and f.debit = 'earnings' and f.turn = 1 and f.copy = 1
+              and (select count(*) from spending) >= 0 order by f.debit_owner) a
+        join earning_wallets w on w.user_id = a.debit_owner
+        for no key update of w
+    ), judged as (
+        select * from spending
+        union all
+        select * from earning
+        union all
+        select a.*, a.debit_owner::int, false, a.coins,
+               case when a.credit = 'wallet' and a.bucket = 'promo' then a.coins else 0 end
+        from asked a where a.known is null and a.debit not in ('wallet', 'earnings') and a.copy = 1
+    ), decided as (
+        select j.*, case when j.tenant_id <> coalesce(s.tenant_id, e.tenant_id, j.credit_owner::int) then 'other_tenant'
+                         when j.barred then 'restricted'
+                         when j.available < j.coins then 'insufficient_funds' end as refused
+        from judged j
+        left join spending_wallets s on j.credit = 'wallet' and s.user_id = j.credit_owner
+        left join earning_wallets e on j.credit = 'earnings' and e.user_id = j.credit_owner
+        where (j.credit <> 'wallet' or s.user_id is not null) and (j.credit <> 'earnings' or e.user_id is not null)
+    ), booked as (
+        insert into transfers as t (transfer_id, at_ms, debit_owner, credit_owner, coins, promo, fee, tenant_id, fee_bp,
+                                    kind, debit, credit, bucket, refused, reason, corrects)
+        select d.id, v_now, d.debit_owner, d.credit_owner, d.coins,
+               case when d.refused is null then d.promo_part else 0 end,
+               case when d.refused is null then d.coins * d.fee_bp / 10000 else 0 end,
+               d.tenant_id, d.fee_bp, d.kind, d.debit, d.credit, d.bucket, d.refused, d.reason, d.corrects
+        from decided d
+        on conflict (transfer_id) do nothing
+        returning t.transfer_id, t.debit, t.debit_owner, t.credit, t.credit_owner, t.coins, t.promo, t.fee, t.refused
+    ), moved_spending as (
+        update spending_wallets w
+        set paid = w.paid + m.paid, promo = w.promo + m.promo, v = w.v + 1
+        from (select u.user_id, sum(u.paid) as paid, sum(u.promo) as promo
+              from (select b.debit_owner as user_id, b.promo - b.coins as paid, -b.promo as promo
+                    from booked b where b.debit = 'wallet' and b.refused is null
+                    union all
+                    select b.credit_owner, b.coins - b.promo, b.promo
+                    from booked b where b.credit = 'wallet' and b.refused is null) u
+              group by u.user_id order by u.user_id) m
+        where w.user_id = m.user_id
+        returning 1
+    ), moved_earning as (
+        update earning_wallets w
+        set earned = w.earned + m.earned, v = w.v + 1
+        from (select u.user_id, sum(u.earned) as earned
+              from (select b.debit_owner as user_id, -b.coins as earned
+                    from booked b where b.debit = 'earnings' and b.refused is null
+                    union all
+                    select b.credit_owner, b.coins - b.fee
+                    from booked b where b.credit = 'earnings' and b.refused is null) u
+              where (select count(*) from moved_spending) >= 0 -- spending wallets are locked first, everywhere
+              group by u.user_id order by u.user_id) m
+        where w.user_id = m.user_id
+    )
+    select b.transfer_id, case when b.refused is null then 'done' else 'refused' end, b.refused, b.promo, b.fee
+    from booked b
+    union all
+    select a.id, case when not a.same then 'conflict' when a.known_refused is not null then 'refused' else 'replayed' end,
+           a.known_refused, a.known_promo, a.known_fee
+    from asked a where a.known is not null and (a.copy = 1 or not a.same);
+end
+$$;
+grant execute on function billing.post_transfers to talkmeter_app;
+
+-- One transfer, for the functions of this schema. Out: the outcome as above; 'unknown_account' when there was none.
+create function billing.post(
+    p_now bigint, p_id uuid, p_kind billing.transfer_kind, p_debit billing.account, p_debit_owner bigint,
+    p_credit billing.account, p_credit_owner bigint, p_coins bigint, p_bucket billing.bucket, p_reason text,
+    p_fee_bp int default 0, p_corrects uuid default null,
+    out outcome text, out code text, out promo bigint, out fee bigint
+) language plpgsql set search_path = billing, pg_temp as $$
+begin
+    select r.outcome, r.code, r.promo, r.fee into outcome, code, promo, fee
+    from post_transfers(p_now, array[p_id], array[p_kind], array[p_debit], array[p_debit_owner], array[p_credit],
+                        array[p_credit_owner], array[p_coins], array[p_bucket], array[p_fee_bp], array[p_reason],
+                        array[p_corrects]) r;
+    if not found then
+        outcome := 'refused';
+        code := 'unknown_account';
+    end if;
+end
+$$;
+-- Functions are open to everybody by default; these are not. Grants to the application stay.
+revoke execute on all functions in schema billing from public;

@@ -1,0 +1,64 @@
+-- Partitions of charges: a month each, by the 48 bits of time at the front of the meter's id.
+
+-- First id that a moment can have.
+create function billing.first_id(p_moment timestamptz) returns uuid
+language sql immutable
+return (lpad(to_hex((extract(epoch from p_moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid;
+
+-- In: the time, and how many months ahead. Effect: partitions for this month and those exist. Does nothing mostly.
+-- Made beside the table and attached, which lets ticks go on; a month whose charges went to the default partition before
+-- stays there.
+create function billing.make_partitions(p_now bigint, p_months int) returns int
+language plpgsql security definer set search_path = billing, pg_temp set lock_timeout = '2s' as $$
+declare
+    v_month timestamptz := date_trunc('month', to_timestamp(moment(p_now) / 1000), 'UTC');
+    v_next timestamptz;
+    v_name text;
+    v_made int := 0;
+begin
+    for i in 0..least(p_months, 24) loop
+        v_next := (v_month at time zone 'UTC' + interval '1 month') at time zone 'UTC';
+        v_name := 'charges_' || to_char(v_month at time zone 'UTC', 'YYYYMM');
+        if to_regclass('billing.' || v_name) is null
+           and not exists (select from archives where partition = v_name) then
+            begin
+                execute format('create table billing.%I (like billing.charges including all)', v_name);
+                execute format('alter table billing.charges attach partition billing.%I for values from (%L) to (%L)',
+                               v_name, first_id(v_month), first_id(v_next));
+                execute format('grant select on billing.%I to talkmeter_app', v_name);
+                v_made := v_made + 1;
+            exception
+                when check_violation or duplicate_table or lock_not_available then
+                    raise notice 'partition % is not made now: %', v_name, sqlerrm;
+            end;
+        end if;
+        v_month := v_next;
+    end loop;
+    return v_made;
+end
+$$;
+
+-- Closed months that were written to an archive file, and what they added up to: the audit goes on from these figures.
+create table billing.archives (
+    partition text primary key,
+    at_ms bigint not null,
+    from_id uuid not null,
+    to_id uuid not null,
+    meters bigint not null,
+    charges bigint not null,
+    coins numeric not null,
+    promo numeric not null,
+    share numeric not null,
+    fee numeric not null,
+    tax numeric not null,
+    file text not null,
+    sha256 text not null,
+    dropped_ms bigint
+);
+create trigger append_only before delete on billing.archives for each row execute function billing.refuse_change();
+
+grant execute on function billing.make_partitions to talkmeter_app;
+grant select on billing.archives to talkmeter_app;
+select billing.make_partitions(null, 3);
+-- Functions are open to everybody by default; these are not. Grants to the application stay.
+revoke execute on all functions in schema billing from public;
