@@ -1,0 +1,351 @@
+"""Who is connected where, over all nodes; crash-safe. Owns the records `<prefix>:{u:<id>}:presence`, and lists by node.
+
+Imports batch, nodes, record and states; never `realtime`. A Redis client and callbacks are handed in.
+
+What this node's sockets have registered is also kept in memory: after a loss of Redis all of it is written again within
+seconds, and little by little it is compared anyway, which heals what a failover swallowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import structlog
+
+from presence.batch import Batch, PresenceUnavailable, Script
+from presence.nodes import HEARTBEAT_S, TTL_MS, Nodes
+from presence.record import AWAY, CONNECTION, UserState, connection_field, node_names, read
+from presence.states import Mode
+
+RECORD_TTL_MS: Final = 30 * 24 * 3_600_000  # how long "last seen" is remembered
+REFRESH_S: Final = 60.0  # every local record is compared once in this time
+RETRY_S: Final = 0.5  # after a failed heartbeat
+SWEEP_LEASE_MS: Final = 10_000  # a sweep takes under a second; after this another node takes over from one that died
+SWEEP_BATCH: Final = 500
+WRITE_BATCH: Final = 500
+
+log = structlog.get_logger()
+
+Choice = Literal["online", "away", "dnd", "offline"]
+Changes = Callable[[Sequence[UserState]], None]
+BusyOf = Callable[[Collection[int]], Awaitable[Collection[int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Whom a connection belongs to. `external_id` is the id that the outside knows."""
+
+    user_id: int
+    tenant_id: int
+    external_id: str
+    host: bool = False
+
+
+@dataclass(slots=True)
+class _Local:
+    """A user with sockets on this node: connection id -> device id, and what was chosen here."""
+
+    person: Person
+    connections: dict[int, str] = field(default_factory=dict)
+    mode: Mode | None = None
+    away: set[str] | None = None
+
+
+class Tracker:
+    """Presence of all users, seen from one node.
+
+    Args:
+        client: redis.asyncio Redis or RedisCluster; stays its maker's.
+        prefix: of all keys.
+        node: name of this process, unique for every start.
+        on_change: called with states that differ from before, by whatever this node did.
+        busy_of: which of some users are in a call, from who knows best; heals the busy mark.
+        heartbeat_s, ttl_ms: how often a node is heard of, and until when it counts as alive.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        node: str,
+        prefix: str = "tm",
+        on_change: Changes = lambda states: None,
+        busy_of: BusyOf | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
+        ttl_ms: int = TTL_MS,
+    ) -> None:
+        self._batch = Batch(client)
+        self._prefix = prefix
+        self._nodes = Nodes(self._batch, f"{prefix}:{{nodes}}:alive", node, ttl_ms=ttl_ms)
+        self._change = Script("change")
+        self._on_change = on_change
+        self._busy_of = busy_of
+        self._heartbeat_s = heartbeat_s
+        self._local: dict[int, _Local] = {}
+        self._dirty: set[int] = set()  # users whose record may not say what this node knows
+        self._slices: Iterator[list[int]] = iter(())
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Enter the list of nodes and begin to beat; works while Redis is down, and heals."""
+        with contextlib.suppress(PresenceUnavailable):
+            await self._nodes.join()
+            await self._nodes.beat()
+        self._task = asyncio.get_running_loop().create_task(self._live(), name="presence-heartbeat")
+
+    async def close(self) -> None:
+        """Leave: whoever is still connected here is offline at once, not only when the node is missed."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        users = list(self._local)
+        self._local.clear()
+        with contextlib.suppress(PresenceUnavailable):
+            await self._write(users, lambda user_id: ["cut", self._mine, "", "seen", "", ""])
+            await self._batch.command("UNLINK", self._users_key(self._nodes.name))
+            await self._nodes.quit(self._nodes.name)
+        await self._batch.close()
+
+    # What connections tell.
+
+    async def connected(self, person: Person, connection_id: int, device_id: str) -> UserState | None:
+        """Register a live connection; return the user's state, or None while Redis is down."""
+        local = self._local.setdefault(person.user_id, _Local(person))
+        local.person = person
+        local.connections[connection_id] = device_id
+        return await self._attempt(person.user_id, [*self._registration(local), "seen", "", ""])
+
+    async def disconnected(self, user_id: int, connection_id: int) -> UserState | None:
+        """Take a connection off; return the user's state, or None while Redis is down."""
+        local = self._local.get(user_id)
+        if local is not None:
+            local.connections.pop(connection_id, None)
+            if not local.connections:
+                del self._local[user_id]
+        field_ = connection_field(self._nodes.name, connection_id)
+        return await self._attempt(user_id, ["del", field_, "", "seen", "", ""])
+
+    async def set_status(self, user_id: int, choice: Choice, *, device_id: str) -> UserState:
+        """Do what the user chose: `dnd` and `offline` are for all devices, `away` for one; `online` ends all of it.
+
+        Raises:
+            PresenceUnavailable: Redis cannot be reached.
+        """
+        mode = {"dnd": Mode.DND, "offline": Mode.INVISIBLE}.get(choice, Mode.AVAILABLE)
+        local = self._local.get(user_id)
+        if local is not None:
+            local.mode = mode
+            away = local.away or set()
+            if choice == "away":
+                away.add(device_id)
+            elif choice == "online":
+                away.discard(device_id)
+            local.away = away or None
+        steps = ["set", "m", mode.value]
+        if choice in ("away", "online"):
+            steps += ["set" if choice == "away" else "del", AWAY + device_id, "1"]
+        return (await self._write([user_id], lambda _: steps))[user_id]
+
+    async def set_busy(self, user_ids: Sequence[int], busy: bool) -> None:
+        """Mark users as in a call, or free again. Raises PresenceUnavailable."""
+        await self._write(user_ids, lambda _: ["set" if busy else "del", "b", "1"])
+
+    async def set_reserved(self, user_ids: Sequence[int], reserved: bool) -> None:
+        """Mark users as promised to somebody, or free again. Raises PresenceUnavailable."""
+        await self._write(user_ids, lambda _: ["set" if reserved else "del", "r", "1"])
+
+    async def set_push_reachable(self, user_ids: Sequence[int], reachable: bool) -> None:
+        """Note whether a push can wake a device of these users. Raises PresenceUnavailable."""
+        await self._write(user_ids, lambda _: ["set" if reachable else "del", "p", "1"])
+
+    # What others ask.
+
+    async def states(self, user_ids: Collection[int]) -> dict[int, UserState]:
+        """Return the state of each user; one who was never here is offline.
+
+        Raises:
+            PresenceUnavailable: Redis cannot be reached.
+        """
+        answers = [(user_id, self._batch.command("HGETALL", self._key(user_id))) for user_id in user_ids]
+        flats = {user_id: _flat(await answer) for user_id, answer in answers}
+        await self._look_up(flats.values())
+        alive = self._nodes.alive
+        return {user_id: read(user_id, flat, alive) for user_id, flat in flats.items()}
+
+    async def online(self, user_ids: Collection[int]) -> set[int]:
+        """Return those with a live socket on any node. Raises PresenceUnavailable."""
+        return {user_id for user_id, state in (await self.states(user_ids)).items() if state.sockets}
+
+    # Inside.
+
+    @property
+    def _mine(self) -> str:
+        """What the fields of this node's connections begin with."""
+        return f"{CONNECTION}{self._nodes.name}:"
+
+    def _key(self, user_id: int) -> str:
+        return f"{self._prefix}:{{u:{user_id}}}:presence"
+
+    def _users_key(self, node: str) -> str:
+        return f"{self._prefix}:{{n:{node}}}:users"
+
+    def _registration(self, local: _Local) -> list[str]:
+        """Return the steps that write all that this node knows of a user."""
+        person = local.person
+        steps = ["set", "t", str(person.tenant_id), "set", "x", person.external_id]
+        steps += ["set" if person.host else "del", "h", "1"]
+        for connection_id, device_id in local.connections.items():
+            steps += ["set", connection_field(self._nodes.name, connection_id), device_id]
+        return steps
+
+    def _repair(self, user_id: int) -> list[str]:
+        """Return the steps that make a record say what this node knows, and no more."""
+        return ["cut", self._mine, "", *self._known(user_id)]
+
+    def _known(self, user_id: int) -> list[str]:
+        """Return the steps that bring back what this node knows of a user, where it was lost."""
+        local = self._local.get(user_id)
+        if local is None:
+            return []
+        steps = self._registration(local)
+        if local.mode is not None:
+            steps += ["new", "m", local.mode.value]
+        for device_id in local.away or ():
+            steps += ["new", AWAY + device_id, "1"]
+        return steps
+
+    async def _attempt(self, user_id: int, steps: list[str]) -> UserState | None:
+        """Write one record now, or leave it to the heartbeat when Redis is down."""
+        try:
+            return (await self._write([user_id], lambda _: steps))[user_id]
+        except PresenceUnavailable:
+            self._dirty.add(user_id)
+            return None
+
+    async def _write(
+        self,
+        user_ids: Sequence[int],
+        steps: Callable[[int], list[str]],
+        *,
+        also_alive: str = "",
+        tell_all: bool = False,
+    ) -> dict[int, UserState]:
+        """Change records, tell of those whose standing changed, and keep this node's list of users.
+
+        Args:
+            also_alive: a node that counted until now, so that what its end changes is seen as a change.
+            tell_all: tell of every user: an earlier write may have changed the record without an answer.
+        """
+        answers = []
+        users_key = self._users_key(self._nodes.name)
+        for user_id in user_ids:
+            if user_id in self._local:  # before the record: what is in no list would never be swept
+                self._batch.command("SADD", users_key, user_id)
+            answers.append(
+                (user_id, self._batch.run(self._change, (self._key(user_id),), RECORD_TTL_MS, *steps(user_id)))
+            )
+            if user_id not in self._local:
+                self._batch.command("SREM", users_key, user_id)
+        done = [(user_id, *(await answer)) for user_id, answer in answers]
+        await self._look_up(after for *_, after in done)
+        alive = self._nodes.alive
+        before_alive = alive | {also_alive}
+        found, changed = {}, []
+        for user_id, _, before, after in done:
+            was, now = read(user_id, before, before_alive), read(user_id, after, alive)
+            found[user_id] = now
+            if tell_all or was.standing != now.standing or was.host != now.host:
+                changed.append(now)
+        if changed:
+            self._on_change(changed)
+        return found
+
+    async def _look_up(self, flats: Iterable[Sequence[bytes]]) -> None:
+        await self._nodes.look_up({name for flat in flats for name in node_names(flat)})
+
+    # Upkeep.
+
+    async def _live(self) -> None:
+        while True:
+            try:
+                await self._beat()
+                pause = self._heartbeat_s
+            except PresenceUnavailable:
+                self._dirty.update(self._local)  # Redis may come back without anything
+                pause = RETRY_S
+            except Exception:  # a heartbeat that ends takes the whole node offline: rather beat on and be told of it
+                log.exception("presence_heartbeat_failed")
+                pause = RETRY_S
+            await asyncio.sleep(pause * random.uniform(0.8, 1.0))
+
+    async def _beat(self) -> None:
+        beat = await self._nodes.beat()
+        if not beat.known:
+            await self._nodes.join()
+            self._dirty.update(self._local)
+        await self._flush_dirty()
+        await self._refresh()
+        for node, heard_ms in beat.dead.items():
+            await self._sweep(node, heard_ms)
+
+    async def _flush_dirty(self) -> None:
+        while self._dirty:
+            users = [self._dirty.pop() for _ in range(min(WRITE_BATCH, len(self._dirty)))]
+            try:
+                await self._write(users, self._repair, tell_all=True)
+            except PresenceUnavailable:
+                self._dirty.update(users)
+                raise
+
+    async def _refresh(self) -> None:
+        """Compare the next slice of local records with what this node knows, and their busy marks with the calls."""
+        users = next(self._slices, None)
+        if users is None:
+            everybody = list(self._local)
+            size = max(1, int(len(everybody) * self._heartbeat_s / REFRESH_S) + 1)
+            self._slices = iter([everybody[start : start + size] for start in range(0, len(everybody), size)])
+            users = next(self._slices, [])
+        users = [user_id for user_id in users if user_id in self._local]
+        await self._write(users, self._known)
+        if self._busy_of is not None and users:
+            await self._correct_busy(users, self._busy_of)
+
+    async def _correct_busy(self, users: Sequence[int], busy_of: BusyOf) -> None:
+        """Mend busy marks that do not agree with the calls, unless the record changed while the calls were asked."""
+        states = await self.states(users)
+        busy = set(await busy_of(users))
+        wrong = {user_id: state for user_id, state in states.items() if state.busy != (user_id in busy)}
+
+        def steps(user_id: int) -> list[str]:
+            mark = "set" if user_id in busy else "del"
+            return ["at", "", str(wrong[user_id].version), mark, "b", "1"]
+
+        await self._write(list(wrong), steps)
+
+    async def _sweep(self, node: str, heard_ms: int) -> None:
+        """Clear up after a dead node, unless another node is at it."""
+        lease = f"{self._prefix}:{{n:{node}}}:sweep"
+        if not await self._batch.command("SET", lease, self._nodes.name, "NX", "PX", SWEEP_LEASE_MS):
+            return
+        users_key = self._users_key(node)
+        cut = ["cut", f"{CONNECTION}{node}:", "", "seen", "", str(heard_ms)]
+        cursor: Any = 0
+        while True:
+            cursor, found = await self._batch.command("SSCAN", users_key, cursor, "COUNT", SWEEP_BATCH)
+            await self._write([int(user_id) for user_id in found], lambda _: cut, also_alive=node)
+            if int(cursor) == 0:
+                break
+        await self._batch.command("UNLINK", users_key)
+        await self._nodes.quit(node)
+
+
+def _flat(answer: Any) -> Sequence[bytes]:
+    """HGETALL as the wire gives it, or as redis-py has made a dict of it."""
+    if isinstance(answer, dict):
+        return [part for pair in answer.items() for part in pair]
+    return list(answer)
