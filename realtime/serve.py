@@ -42,15 +42,20 @@ def serve(settings: Settings) -> int:
             return runner.run(_run(ready, frozenset({HUB, JOBS}), None, engines, began))
 
 
-def work(settings: Settings, role: str, listen_fd: int) -> int:
-    """Be one process of `--workers`: `hub` with an inherited listening socket, or `jobs`."""
+def work(settings: Settings, role: str, listen_fd: int, ready_fd: int) -> int:
+    """Be one process of `--workers`: `hub` with an inherited listening socket, or `jobs`; say so on `ready_fd`."""
     sock = socket.socket(fileno=listen_fd) if listen_fd >= 0 else None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(settings, frozenset({role}), sock, None, time.monotonic()))
+        return runner.run(_run(settings, frozenset({role}), sock, None, time.monotonic(), ready_fd))
 
 
 async def _run(
-    settings: Settings, roles: frozenset[str], sock: socket.socket | None, engines: Engines | None, began: float
+    settings: Settings,
+    roles: frozenset[str],
+    sock: socket.socket | None,
+    engines: Engines | None,
+    began: float,
+    ready_fd: int = -1,
 ) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -58,6 +63,9 @@ async def _run(
         loop.add_signal_handler(sig, stop.set)
     app = App(settings, roles)
     await app.start(sock)
+    if ready_fd >= 0:
+        os.write(ready_fd, b"1")
+        os.close(ready_fd)
     if HUB in roles and sock is None:
         print(f"talkmeter is ready at {app.url} in {time.monotonic() - began:.1f} s", flush=True)
         if settings.dev:
