@@ -129,13 +129,13 @@ def docs(folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("d
 
 
 @app.command("worker", hidden=True)
-def worker(role: str, listen_fd: int = -1) -> None:
+def worker(role: str, listen_fd: int = -1, ready_fd: int = -1) -> None:
     """One process of `serve --workers N`; started by its parent, with the settings in its environment."""
     settings = load(os.environ)
     configure(settings.log_level, settings.log_format)
     from realtime.serve import work
 
-    raise SystemExit(work(settings, role, listen_fd))
+    raise SystemExit(work(settings, role, listen_fd, ready_fd))
 
 
 def _with_database(settings: Settings, work: Callable[[str], Awaitable[Any]]) -> Any:

@@ -17,6 +17,8 @@ from realtime.protocol.errors import TalkmeterError, all_errors
 from realtime.protocol.registry import EventType, Route
 
 VERSION = "1.0.0"
+ENVELOPE: tuple[type, ...] = (OkReply, ErrorReply, Event)
+FEATURES = ("accounts", "calls", "channels", "chat", "media", "presence_api", "push", "session", "wallet")
 PREAMBLE = f"""\
 # The protocol
 
@@ -53,7 +55,7 @@ milliseconds UTC, amounts are integer coins. Unknown fields are ignored, and enu
 
 def markdown(routes: Sequence[Route], events: Sequence[EventType]) -> str:
     """Return docs/protocol.md."""
-    schemas = _schemas(routes, events)
+    schemas = _Schemas(routes, events)
     out = [PREAMBLE, "## Operations\n"]
     for route in sorted(routes, key=lambda route: route.op):
         marks = [mark for mark, on in (("key", route.mutation), ("inline", route.inline)) if on]
@@ -61,28 +63,29 @@ def markdown(routes: Sequence[Route], events: Sequence[EventType]) -> str:
         out.append(f"### `{route.op}`" + (f" ({', '.join(marks)})" if marks else "") + "\n")
         if route.summary:
             out.append(route.summary + "\n")
-        out.append(_fields("data", schemas[route.data.__name__]))
-        out.append(_fields("ok", schemas[route.ok.__name__]))
+        out.append(_fields("data", schemas.of(route.data)))
+        out.append(_fields("ok", schemas.of(route.ok)))
     out.append("## Events\n")
     for event in sorted(events, key=lambda event: event.name):
         kind = "durable" if event.durable else "ephemeral"
         out.append(f"### `{event.name}` ({kind}{', acknowledge' if event.ack else ''})\n")
         if event.summary:
             out.append(event.summary + "\n")
-        out.append(_fields("data", schemas[event.data.__name__]))
+        out.append(_fields("data", schemas.of(event.data)))
     out.append("## Shapes\n")
-    top = {route.data.__name__ for route in routes} | {route.ok.__name__ for route in routes}
-    top |= {event.data.__name__ for event in events}
-    out += [_shape(name, schema) for name, schema in sorted(schemas.items()) if name not in top]
+    top = {schemas.name(type_) for route in routes for type_ in (route.data, route.ok)}
+    top |= {schemas.name(event.data) for event in events} | {schemas.name(type_) for type_ in ENVELOPE}
+    out += [_shape(name, schema) for name, schema in sorted(schemas.by_name.items()) if name not in top]
     out += [_errors(all_errors()), _close_codes(CloseCode)]
     return "\n".join(part.rstrip() + "\n" for part in out)
 
 
 def asyncapi(routes: Sequence[Route], events: Sequence[EventType]) -> dict[str, Any]:
     """Return the AsyncAPI 3.0 document as JSON values."""
-    requests = {_id(route.op): _request_message(route) for route in routes}
-    replies = {_id(route.op) + "Ok": _reply_message(route) for route in routes}
-    happenings = {_id(event.name) + "Event": _event_message(event) for event in events}
+    schemas = _Schemas(routes, events)
+    requests = {_id(route.op): _request_message(route, schemas.name(route.data)) for route in routes}
+    replies = {_id(route.op) + "Ok": _reply_message(route, schemas.name(route.ok)) for route in routes}
+    happenings = {_id(event.name) + "Event": _event_message(event, schemas.name(event.data)) for event in events}
     common = {
         "error": {"name": "error", "payload": {"$ref": "#/components/schemas/ErrorReply"}},
         "ack": {
@@ -124,7 +127,6 @@ def asyncapi(routes: Sequence[Route], events: Sequence[EventType]) -> dict[str, 
         "channel": {"$ref": "#/channels/socket"},
         "messages": reference(["ack"]),
     }
-    schemas = _schemas(routes, events) | _schemas_of([OkReply, ErrorReply, Event])
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -143,7 +145,7 @@ def asyncapi(routes: Sequence[Route], events: Sequence[EventType]) -> dict[str, 
             }
         },
         "operations": operations,
-        "components": {"messages": messages, "schemas": schemas},
+        "components": {"messages": messages, "schemas": schemas.by_name},
     }
 
 
@@ -156,11 +158,11 @@ def _id(name: str) -> str:
     return first + "".join(word.title() for word in rest)
 
 
-def _request_message(route: Route) -> dict[str, Any]:
+def _request_message(route: Route, schema: str) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "id": {"anyOf": [{"type": "string", "maxLength": 64}, {"type": "integer"}]},
         "op": {"const": route.op},
-        "data": {"$ref": f"#/components/schemas/{route.data.__name__}"},
+        "data": {"$ref": f"#/components/schemas/{schema}"},
     }
     required = ["id", "op"]
     if route.mutation:
@@ -169,10 +171,10 @@ def _request_message(route: Route) -> dict[str, Any]:
     return {"name": route.op, "payload": {"type": "object", "required": required, "properties": properties}}
 
 
-def _reply_message(route: Route) -> dict[str, Any]:
+def _reply_message(route: Route, schema: str) -> dict[str, Any]:
     properties = {
         "re": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
-        "ok": {"$ref": f"#/components/schemas/{route.ok.__name__}"},
+        "ok": {"$ref": f"#/components/schemas/{schema}"},
     }
     return {
         "name": f"{route.op} ok",
@@ -180,7 +182,7 @@ def _reply_message(route: Route) -> dict[str, Any]:
     }
 
 
-def _event_message(event: EventType) -> dict[str, Any]:
+def _event_message(event: EventType, schema: str) -> dict[str, Any]:
     properties = {
         "event": {"const": event.name},
         "stream": {"type": "string"},
@@ -189,7 +191,7 @@ def _event_message(event: EventType) -> dict[str, Any]:
         "event_id": {"type": "string"},
         "v": {"type": "integer"},
         "ts_ms": {"type": "integer"},
-        "data": {"$ref": f"#/components/schemas/{event.data.__name__}"},
+        "data": {"$ref": f"#/components/schemas/{schema}"},
     }
     return {
         "name": event.name,
@@ -198,14 +200,41 @@ def _event_message(event: EventType) -> dict[str, Any]:
     }
 
 
-def _schemas(routes: Sequence[Route], events: Sequence[EventType]) -> dict[str, Any]:
-    types: list[type] = [route.data for route in routes] + [route.ok for route in routes]
-    return _schemas_of([*types, *(event.data for event in events)])
+class _Schemas:
+    """JSON schemas of all structs that the tables name, and of those within, under names that are unique.
+
+    Two features may each have a `HistoryData`: then both are called by their feature, as `CallsHistoryData`.
+    """
+
+    def __init__(self, routes: Sequence[Route], events: Sequence[EventType]) -> None:
+        types: list[type] = [route.data for route in routes] + [route.ok for route in routes]
+        types = list(dict.fromkeys([*types, *(event.data for event in events), *ENVELOPE]))
+        references, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+        renamed = {name: _short_name(name) for name in components}
+        text = json.dumps(components)
+        for name, short in renamed.items():
+            text = text.replace(f'"#/components/schemas/{name}"', f'"#/components/schemas/{short}"')
+        self.by_name: dict[str, Any] = {renamed[name]: schema for name, schema in json.loads(text).items()}
+        self._names = {
+            type_: renamed[str(reference["$ref"]).rpartition("/")[2]]
+            for type_, reference in zip(types, references, strict=True)
+        }
+
+    def name(self, type_: type) -> str:
+        return self._names[type_]
+
+    def of(self, type_: type) -> dict[str, Any]:
+        schema: dict[str, Any] = self.by_name[self._names[type_]]
+        return schema
 
 
-def _schemas_of(types: Sequence[type]) -> dict[str, Any]:
-    _, schemas = msgspec.json.schema_components(list(types), ref_template="#/components/schemas/{name}")
-    return schemas
+def _short_name(name: str) -> str:
+    """`realtime.calls.handlers.HistoryData` (or with underscores) -> `CallsHistoryData`."""
+    for feature in FEATURES:
+        for mark in (".", "_"):
+            if name.startswith(f"realtime{mark}{feature}{mark}"):
+                return feature.title().replace("_", "") + name.rpartition(mark)[2]
+    return name
 
 
 def _type_of(schema: dict[str, Any]) -> str:
