@@ -1,16 +1,17 @@
-"""A worker for the supervisor's tests: answers each connection with its process id. `crash` as role's answer ends it.
+"""A worker for the supervisor's tests: answers each connection with its process id.
 
 Run as `python -m tests.transport.worker ROLE LISTEN_FD READY_FD JOURNAL`; appends what happens to it to JOURNAL.
+The role that CRASH names ends at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import sys
 from types import FrameType
-from typing import NoReturn
 
 
 def note(journal: str, line: str) -> None:
@@ -18,27 +19,30 @@ def note(journal: str, line: str) -> None:
         out.write(f"{line}\n")
 
 
-def main() -> NoReturn:
+def main() -> None:
     role, listen_fd, ready_fd, journal = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    stopping: list[int] = []
 
-    def end(number: int, frame: FrameType | None) -> None:
-        note(journal, f"ended {role} {os.getpid()}")
-        sys.exit(0)
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.append(number)
 
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, stop)
     note(journal, f"started {role} {os.getpid()}")
     if os.environ.get("CRASH") == role:
         sys.exit(3)
     os.write(ready_fd, b"1")
     os.close(ready_fd)
-    if listen_fd < 0:
-        while True:
-            signal.pause()
-    listening = socket.socket(fileno=listen_fd)
-    while True:
-        conn, _ = listening.accept()
-        conn.sendall(str(os.getpid()).encode())
-        conn.close()
+    listening = socket.socket(fileno=listen_fd) if listen_fd >= 0 else socket.socket()
+    listening.settimeout(0.02)
+    while not stopping:
+        if listen_fd < 0:
+            signal.sigtimedwait([], 0.02)
+            continue
+        with contextlib.suppress(TimeoutError):
+            conn, _ = listening.accept()
+            conn.sendall(str(os.getpid()).encode())
+            conn.close()
+    note(journal, f"ended {role} {os.getpid()}")
 
 
 if __name__ == "__main__":
