@@ -1,0 +1,81 @@
+"""A caller and a host who play their parts of a call, as an app would."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from realtime.client import Client, Event
+
+EVENT_TIMEOUT_S = 20.0
+PROOF_EVERY_S = 1.0
+
+
+@dataclass
+class Player:
+    """A user on one device, and everything that they were told, in order."""
+
+    client: Client
+    seen: list[Event] = field(default_factory=list)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _proofs: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        self.client.on("*", self._note)
+
+    def _note(self, event: Event) -> None:
+        self.seen.append(event)
+        self._changed.set()
+
+    def names(self) -> list[str]:
+        return [event.name for event in self.seen]
+
+    async def wait_for(self, name: str, *, count: int = 1) -> Event:
+        """Return the `count`th event of that name, when it has come."""
+        async with asyncio.timeout(EVENT_TIMEOUT_S):
+            while True:
+                found = [event for event in self.seen if event.name == name]
+                if len(found) >= count:
+                    return found[count - 1]
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def ask(self, op: str, **data: Any) -> Any:
+        return await self.client.request(op, data)
+
+    def prove_media(self, call_id: str) -> None:
+        """Say that media flows, now and again every second, as long as the call lasts."""
+        self._proofs = asyncio.get_running_loop().create_task(self._prove(call_id))
+
+    async def stop_proving(self) -> None:
+        if self._proofs is not None:
+            self._proofs.cancel()
+            await asyncio.gather(self._proofs, return_exceptions=True)
+            self._proofs = None
+
+    async def _prove(self, call_id: str) -> None:
+        while True:
+            answer = await self.ask("call.media", call_id=call_id, state="connected")
+            if answer["call"]["state"] == "ended":
+                return
+            await asyncio.sleep(PROOF_EVERY_S)
+
+
+async def talk(caller: Player, host: Player, host_id: str, *, media: str = "voice") -> str:
+    """Ring, answer, and bring both sides' media up; return the call's id once it is connected."""
+    invited = await caller.ask("call.invite", host=host_id, media=media)
+    call_id: str = invited["call"]["call_id"]
+    await host.wait_for("call.incoming")
+    await caller.wait_for("call.ringing")
+    await host.ask("call.accept", call_id=call_id)
+    await caller.wait_for("call.accepted")
+    caller.prove_media(call_id)
+    host.prove_media(call_id)
+    await caller.wait_for("call.connected")
+    return call_id
+
+
+def key() -> str:
+    return uuid4().hex
