@@ -33,7 +33,6 @@ from realtime.outbox import Outbox, OutboxRow, Tx
 from realtime.protocol.principal import Principal
 from realtime.wallet.service import Wallets
 
-
 SIDES: tuple[Side, ...] = ("payer", "payee")
 
 
@@ -110,7 +109,7 @@ class People:
 
     async def told(self, who: Principal | None = None) -> list[Told]:
         """Return the events so far, of one user or of all, in the order in which they were told."""
-        rows = await self.pool.fetch("select * from realtime.outbox order by ts_ms, id")
+        rows = await self.pool.fetch("select * from realtime.outbox order by ctid")
         return [
             Told(row["event"], user_id, row["v"], str(row["id"]), row["push"], msgspec.json.decode(row["data"]))
             for row in rows
@@ -177,14 +176,16 @@ class Phone:
 class World(People):
     """People who can call each other, a clock that tests move, and real meters."""
 
-    def __init__(self, pool: asyncpg.Pool, tenant_id: int, *, limits: Limits | None = None) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, tenant_id: int, *, limits: Limits | None = None, real_time: bool = False
+    ) -> None:
         super().__init__(pool, tenant_id)
         self.clock = Clock()
         self.presence = Online()
         self.signals = Signalled()
         self.limits = limits or Limits()
         self.liveness = Liveness(clock_ms=self.clock)
-        self.store = CallStore(clock_ms=self.clock)
+        self.store = CallStore(clock_ms=None if real_time else self.clock)
         self.meters = Meters(
             lambda price_coins, pulse_ms: Tariff(
                 price_coins=price_coins, pulse_ms=pulse_ms, commission_bp=3000, low_balance_ms=0
