@@ -64,6 +64,10 @@ select count(*) from saved
 -- In: users. Out: the live calls they are in.
 select c.* from realtime.busy b join realtime.calls c on c.id = b.call_id where b.user_id = any($1::bigint[])
 
+-- name: busy_of
+-- In: users. Out: those of them that are in a live call.
+select user_id from realtime.busy where user_id = any($1::bigint[])
+
 -- name: history
 -- In: user, id of the last call seen or null, limit. Out: that user's ended calls, newest first.
 select * from (

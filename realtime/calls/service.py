@@ -6,7 +6,7 @@ deadlines.py and the meter's news in metered.py. Never touches sockets; never im
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -310,6 +310,11 @@ class Calls:
     async def snapshot(self, who: Principal) -> list[CallView]:
         """Return the calls of a sign-in's snapshot."""
         return await self.active(who.user_id)
+
+    async def busy_of(self, user_ids: Collection[int]) -> set[int]:
+        """Return which of these users are in a call now: what presence mends its marks by."""
+        async with self._pool.acquire() as conn:
+            return await self._store.busy_of(conn, user_ids)
 
     async def ring_pending(self, user_id: int) -> list[tuple[UUID, CallChanged]]:
         """Return event id and data of `call.incoming` for a device that has connected while it rings."""

@@ -5,7 +5,7 @@ Takes the caller's connection, inside its transaction; knows no rules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -107,6 +107,10 @@ class CallStore:
         """Return the live calls that these users are in: at most one each."""
         rows = await conn.fetch(self._sql["live_calls_of"], user_ids)
         return list({row["id"]: _call(row) for row in rows}.values())
+
+    async def busy_of(self, conn: asyncpg.Connection, user_ids: Collection[int]) -> set[int]:
+        """Return which of these users are in a live call."""
+        return {row["user_id"] for row in await conn.fetch(self._sql["busy_of"], list(user_ids))}
 
     async def history(self, conn: asyncpg.Connection, user_id: int, *, before: UUID | None, limit: int) -> list[Call]:
         """Return the user's ended calls, newest first, from below `before`."""

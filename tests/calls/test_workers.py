@@ -27,6 +27,22 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def reconnected(pool: asyncpg.Pool) -> bool:
+    """Whether each of the pool's connections works again, or has been given up."""
+    async with asyncio.TaskGroup() as group:
+        looks = [group.create_task(_works(pool)) for _ in range(pool.get_max_size())]
+    return all(look.result() for look in looks)
+
+
+async def _works(pool: asyncpg.Pool) -> bool:
+    try:
+        async with pool.acquire() as conn:
+            await conn.execute("select pg_sleep(0.02)")
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        return False
+    return True
+
+
 async def with_push(world: World, who: Principal) -> None:
     async with world.tx() as tx:
         await world.accounts.register_push(tx, who, kind="fcm", address=f"address-of-{who.user}", platform="android")
@@ -235,6 +251,7 @@ async def test_workers_run_until_cancelled_and_survive_the_database(pool: asyncp
             " where datname = current_database() and pid <> pg_backend_pid()"
         )
         await server.close()
+        await until(lambda: reconnected(pool))
         second = await world.invite(ann, mia)
         await until(lambda: over(second))
         assert (await world.call(second)).reason is Reason.UNREACHABLE

@@ -66,9 +66,8 @@ create trigger calls_guard before update on realtime.calls for each row execute 
 -- One row for each user in a live call, whichever the side. Both rows of a call are inserted in the order of user ids
 -- by the invite's transaction, and deleted by the terminal one.
 create table realtime.busy (
+    user_id bigint primary key,
     tenant_id int not null,
-    user_id bigint not null,
-    call_id uuid not null references realtime.calls on delete cascade,
-    primary key (tenant_id, user_id)
+    call_id uuid not null references realtime.calls on delete cascade
 );
 create index busy_call on realtime.busy (call_id);
