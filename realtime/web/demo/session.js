@@ -34,7 +34,7 @@ export function openClient({ who, deviceId }, firstToken) {
   const url = new URL("/v1/socket", location.href);
   url.protocol = url.protocol.replace("http", "ws");
   const token = async () => {
-    if (!first) return (await devToken({ user: who.user })).token;
+    if (!first) return (await devToken({ user: who.user, name: who.name, host: who.host })).token;
     const { token: fresh } = first;
     first = null;
     return fresh;
