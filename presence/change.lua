@@ -5,7 +5,7 @@
 --      ARGV[1]  milliseconds after which an untouched record is forgotten
 --      ARGV[2..] steps of three: 'set' field value | 'new' field value (only where it is missing) | 'del' field '' |
 --               'at' '' version (skip the steps that follow unless this is the record's version) |
---               'cut' prefix '' (delete every field that begins so) | 'seen' '' ms (last seen; '' means now)
+--               'touch' '' '' (count as a change) | 'cut' prefix '' (delete every field that begins so) | 'seen' '' ms (last seen; '' means now)
 -- Out: {changed 0 or 1, {field, value, ...} before, {field, value, ...} after}. The version grows with every change, and
 --      with the clock, so that it goes on growing after all of Redis was lost.
 local before = redis.call('HGETALL', KEYS[1])
@@ -41,6 +41,8 @@ for i = 2, #ARGV, 3 do
     put(field, value)
   elseif step == 'new' then
     if not had[field] then put(field, value) end
+  elseif step == 'touch' then
+    changed = 1
   elseif step == 'del' then
     drop(field)
   elseif step == 'cut' then

@@ -1,6 +1,6 @@
 """Joins and leaves, coalesced. Pure; imports nothing of the project.
 
-Between two flushes only the newest state of a subject counts; what came back to where it was is not told at all.
+Between two flushes only the newest state of a subject counts.
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ class Diff(Generic[K, S]):
 
 
 class Coalescer(Generic[K, S]):
-    """Collects changes of many subjects for one audience."""
+    """Collects changes of many subjects for one audience.
 
-    __slots__ = ("_pending", "_told", "_versions")
+    Args:
+        settle: leave out what came back to where it was. Only when all of the audience was told the same: somebody
+            who looked in between would miss it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_pending", "_settle", "_told", "_versions")
+
+    def __init__(self, *, settle: bool = True) -> None:
+        self._settle = settle
         self._told: dict[K, tuple[bool, S]] = {}
         self._pending: dict[K, tuple[bool, S]] = {}
         self._versions: dict[K, int] = {}
@@ -49,7 +55,7 @@ class Coalescer(Generic[K, S]):
         if version <= self._versions.get(subject, -1):
             return False
         self._versions[subject] = version
-        if self._told.get(subject) == (here, state):
+        if self._settle and self._told.get(subject) == (here, state):
             self._pending.pop(subject, None)
             return False
         self._pending[subject] = (here, state)
@@ -63,7 +69,8 @@ class Coalescer(Generic[K, S]):
     def take(self) -> Diff[K, S]:
         """Return what has changed since the last take, and begin anew."""
         pending, self._pending = self._pending, {}
-        self._told.update(pending)
+        if self._settle:
+            self._told.update(pending)
         joins = {subject: state for subject, (here, state) in pending.items() if here}
         leaves = {subject: state for subject, (here, state) in pending.items() if not here}
         return Diff(joins, leaves)

@@ -6,6 +6,7 @@ comes back under a new name: whoever clears up after the old name can never hit 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,7 @@ from presence.batch import Batch, Script
 
 HEARTBEAT_S: Final = 3.0
 TTL_MS: Final = 10_000  # three missed heartbeats; with the sweep after it users are offline within 15 s
+STALE_S: Final = 2 * HEARTBEAT_S  # a process that only asks has no heartbeat of its own
 UNKNOWN_MAX: Final = 1_000  # names of nodes long dead, remembered until the next heartbeat
 
 
@@ -40,7 +42,19 @@ class Nodes:
         ttl_ms: until a silent node counts as dead.
     """
 
-    __slots__ = ("_alive", "_base", "_batch", "_beat", "_enlist", "_key", "_lives", "_ttl_ms", "_unknown", "name")
+    __slots__ = (
+        "_alive",
+        "_base",
+        "_batch",
+        "_beat",
+        "_enlist",
+        "_key",
+        "_lives",
+        "_looked_at",
+        "_ttl_ms",
+        "_unknown",
+        "name",
+    )
 
     def __init__(self, batch: Batch, key: str, base: str, *, ttl_ms: int = TTL_MS) -> None:
         self._batch = batch
@@ -51,6 +65,7 @@ class Nodes:
         self.name = f"{base}.0"
         self._alive: frozenset[str] = frozenset()
         self._unknown: set[str] = set()
+        self._looked_at = 0.0
         self._beat = Script("heartbeat")
         self._enlist = Script("enlist")
 
@@ -68,6 +83,7 @@ class Nodes:
         known, alive, dead = await self._batch.run(self._beat, (self._key,), self.name, self._ttl_ms)
         self._alive = frozenset(name.decode() for name in alive)
         self._unknown.clear()
+        self._looked_at = time.monotonic()
         silent = {dead[i].decode(): int(float(dead[i + 1])) - self._ttl_ms for i in range(0, len(dead), 2)}
         silent.pop(self.name, None)
         return Beat(bool(known), silent)
@@ -88,7 +104,7 @@ class Nodes:
         A node that has just started is in records before the next heartbeat tells of it.
         """
         news = {name for name in names if name not in self._alive and name != self.name} - self._unknown
-        if not news:
+        if not news and time.monotonic() - self._looked_at < STALE_S:
             return False
         await self.beat()
         if len(self._unknown) < UNKNOWN_MAX:

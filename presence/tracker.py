@@ -163,6 +163,10 @@ class Tracker:
         """Note whether a push can wake a device of these users. Raises PresenceUnavailable."""
         await self._write(user_ids, lambda _: ["set" if reachable else "del", "p", "1"])
 
+    async def tell_again(self, user_ids: Sequence[int]) -> None:
+        """Count something outside of presence as a change, such as a host's new price. Raises PresenceUnavailable."""
+        await self._write(user_ids, lambda _: ["touch", "", ""], tell_all=True)
+
     # What others ask.
 
     async def states(self, user_ids: Collection[int]) -> dict[int, UserState]:

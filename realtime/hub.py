@@ -93,6 +93,7 @@ class Hub:
         self._streams: dict[str, _Stream] = {}
         self._of: dict[Socket, tuple[_Stream, ...]] = {}
         self._listeners: dict[str, Control] = {}
+        self._restorers: list[Callable[[Sequence[str]], None]] = []
         self._idle: set[_Stream] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -223,6 +224,10 @@ class Hub:
             raise ValueError(f"the name of a control event begins with {CONTROL!r}, not {event!r}")
         self._listeners[event] = control
 
+    def on_restored(self, restored: Callable[[Sequence[str]], None]) -> None:
+        """Call `restored(streams)` when subscriptions stand again that were lost for a while, whoever made them."""
+        self._restorers.append(restored)
+
     # Broker's sink.
 
     def delivered(self, stream: str, event: Logged) -> None:
@@ -247,6 +252,8 @@ class Hub:
         keys = [key for key in streams if key in self._streams]
         if keys:
             self._own(self._check(keys), "hub-restored")
+        for restored in self._restorers:
+            restored(streams)
 
     # Positions.
 
