@@ -38,7 +38,7 @@ async def _works(pool: asyncpg.Pool) -> bool:
     try:
         async with pool.acquire() as conn:
             await conn.execute("select pg_sleep(0.02)")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
         return False
     return True
 
