@@ -55,7 +55,8 @@ from realtime.wallet.views import wallet_view
 
 log = structlog.get_logger()
 
-PUSHED: Final = frozenset({"call.incoming", "call.ended"})  # to the host: wake her, and take the alert back
+# To the host: wake her; take the alert back where another device answered, or the caller gave up.
+PUSHED: Final = frozenset({"call.incoming", "call.answered_elsewhere", "call.ended"})
 
 
 @dataclass(frozen=True, slots=True)
