@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import asyncpg
 import msgspec
+import structlog
 
 from realtime.accounts.service import Accounts
 from realtime.ids import new_id
@@ -20,6 +21,8 @@ from realtime.push.decide import Alert, Happening, Recipient, decide, pushable
 from realtime.push.kinds import KINDS
 from realtime.push.queue import Job, enqueue
 from realtime.push.store import PushRow, PushStore
+
+log = structlog.get_logger()
 
 ENTRYPOINT: Final = "push"
 PUSHES_PER_JOB_MAX: Final = 20  # about 100 notices for users with all their devices: one round of the sender
@@ -94,7 +97,12 @@ class PushPlanner:
                 user_id in online,
                 frozenset(muted.get(user_id, ())),
             )
-            alert = decide(happening, recipient, now_ms)
+            try:
+                alert = decide(happening, recipient, now_ms)
+            except Exception:
+                # An event that this code does not understand must not stand in the way of all others for ever.
+                log.exception("push_undecided", event_name=row.event, event_id=str(row.id))
+                continue
             if alert is not None:
                 wanted.append(Wanted(row.tenant_id, user_id, row.id, alert))
         return wanted
