@@ -1,0 +1,84 @@
+"""What signed-in sockets cost that do nothing: memory each, and the processor's share for their heartbeats.
+
+`kb_per_socket` is the growth of the server processes' resident memory over so many sockets, each a user of its own and
+a followed stream; Valkey's and the kernel's share are apart. More sockets than one process may open files need
+`--workers`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+
+import psutil
+
+from bench._native import Bench, BenchFailed, Load, bench, port_of
+from bench.harness import Figures, Scenario, ServerProcess, cpu_seconds, raise_open_files_limit
+
+WARM_SOCKETS = 300  # before the first look, so that pools and caches are not counted as sockets
+SOCKETS_PER_GENERATOR = 15_000
+FILES_RESERVED = 500  # of a process: engines, pools, listening sockets
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sockets", type=int, default=5_000, help="idle signed-in sockets [5000]")
+    parser.add_argument("--workers", type=int, default=1, help="hub processes of the server [1]")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long they idle [10]")
+    parser.add_argument("--heartbeat-ms", type=int, default=25_000, help="the server's heartbeat [25000]")
+
+
+def run(options: argparse.Namespace) -> Figures:
+    room = (raise_open_files_limit() - FILES_RESERVED) * options.workers
+    if options.sockets > room:
+        raise BenchFailed(f"{options.sockets} sockets need more than {options.workers} workers: {room} is their most")
+    settings = {"connections_max": room // options.workers, "heartbeat_ms": options.heartbeat_ms}
+    with bench() as native, native.server("--workers", str(options.workers), **settings) as server:
+        list(_open(native, server, WARM_SOCKETS, "warm"))
+        before, valkey_before = _resident_kb(server)
+        began = time.monotonic()
+        loads = list(_open(native, server, options.sockets, "idle"))
+        opened_s = time.monotonic() - began
+        after, valkey_after = _resident_kb(server)
+        cpu = cpu_seconds(server.pid)
+        time.sleep(options.seconds)
+        idle = cpu_seconds(server.pid) - cpu
+        alive = sum(load.echo(0.001, rate=1).closed == 0 for load in loads)
+        native.close_loads()
+    return {
+        "sockets": options.sockets,
+        "workers": options.workers,
+        "kb_per_socket": round((after - before) / options.sockets, 2),
+        "valkey_kb_per_socket": round((valkey_after - valkey_before) / options.sockets, 2),
+        "server_rss_mb": round(after / 1024),
+        "per_s": round(options.sockets / opened_s),
+        "idle_cpu_percent": round(idle.server / options.seconds * 100, 2),
+        "idle_valkey_cpu_percent": round(idle.valkey / options.seconds * 100, 2),
+        "generators_with_all_sockets": alive,
+        "generator_busy": max(load.opened.busy for load in loads),
+    }
+
+
+def _open(native: Bench, server: ServerProcess, sockets: int, name: str) -> Iterator[Load]:
+    """Open signed-in sockets, as many to a generator as it may have files."""
+    for start in range(0, sockets, SOCKETS_PER_GENERATOR):
+        users = range(start, min(sockets, start + SOCKETS_PER_GENERATOR))
+        first = native.sign_ins(users, name=name)
+        ping = '{"id":2,"op":"session.ping"}'
+        yield native.load(port_of(server), connections=len(users), first=first, message=ping)
+
+
+def _resident_kb(server: ServerProcess) -> tuple[int, int]:
+    """Return the resident memory of the server's Python processes, and of Valkey, in KB."""
+    root = psutil.Process(server.pid)
+    ours = valkey = 0
+    for process in [root, *root.children(recursive=True)]:
+        rss = process.memory_info().rss // 1024
+        if process.name().startswith("valkey"):
+            valkey += rss
+        elif not process.name().startswith("postgres"):
+            ours += rss
+    return ours, valkey
+
+
+SCENARIO = Scenario("idle", "memory and processor share of idle signed-in sockets", add_arguments, run)
