@@ -25,6 +25,8 @@ MUTATIONS: Final = frozenset(
         "chat.send",
         "device.register",
         "device.unregister",
+        "profile.update",
+        "push.mute",
     }
 )
 # Events that the server must know to have arrived: a ring's clock starts with its receipt.

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import realtime
+from realtime.app import event_table, route_table
+from realtime.client import ACKED_EVENTS, MUTATIONS
 
 PACKAGE = Path(realtime.__file__).parent / "web" / "client"
 
@@ -43,9 +45,15 @@ def test_the_package_names_files_that_exist() -> None:
     assert [path for path in named if not (PACKAGE / path).is_file()] == []
 
 
-def test_both_clients_agree_on_what_needs_a_key_and_an_acknowledgement() -> None:
-    from realtime.client import ACKED_EVENTS, MUTATIONS
+def test_the_clients_give_a_key_to_every_mutation_of_the_server() -> None:
+    assert {route.op for route in route_table() if route.mutation} <= MUTATIONS
 
+
+def test_the_clients_acknowledge_what_the_server_waits_for() -> None:
+    assert {event.name for event in event_table() if event.ack} == ACKED_EVENTS
+
+
+def test_both_clients_agree_on_what_needs_a_key_and_an_acknowledgement() -> None:
     source = (PACKAGE / "src" / "protocol.ts").read_text()
     for name, ours in (("MUTATIONS", MUTATIONS), ("ACKED_EVENTS", ACKED_EVENTS)):
         listed = re.search(rf"const {name}: ReadonlySet<string> = new Set\(\[(.*?)\]\)", source, re.DOTALL)

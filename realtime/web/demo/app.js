@@ -96,9 +96,9 @@ class App {
     on("call.signal", (signal) => this.callScreen.signal(signal));
     on("call.ended", ({ call, receipt }) => this.ended(call, receipt));
     on("wallet.changed", ({ wallet }) => this.setWallet(wallet));
-    on("gift.received", ({ from, gift, wallet }) => {
+    on("gift.received", ({ from, gift, wallet, earned_coins: earned }) => {
       this.setWallet(wallet);
-      this.giftSeen(gift, `${from.name} sent you ${gift.emoji} ${gift.name}`);
+      this.giftSeen(gift, `${from.name} sent you ${gift.emoji} ${gift.name}`, earned);
     });
     on("chat.message", ({ message }) => this.#message(message));
     on("chat.read", (read) => this.#threads((thread) => thread.takeRead(read)));
@@ -166,13 +166,16 @@ class App {
     }
   }
 
+  /** Give coins, as --dev allows; returns whether that worked. */
   async addCoins() {
     try {
       await devToken({ user: this.who.user, coins: (this.wallet?.coins ?? 0) + TOP_UP_COINS });
       this.setWallet((await this.client.request("wallet.get", {})).wallet);
       toast(`${TOP_UP_COINS} coins were added.`);
+      return true;
     } catch (error) {
       toast(trouble(error), "error");
+      return false;
     }
   }
 
@@ -229,23 +232,24 @@ class App {
       if (call.reason !== "declined") toast(`You missed a call of ${call.peer.name}.`);
     }
     if (this.callScreen.call?.call_id === call.call_id) {
+      const { giftCoins } = this.callScreen;
       this.callScreen.end();
       this.screen("lobby");
-      this.showReceipt(call, receipt);
+      this.showReceipt(call, receipt, giftCoins);
     } else if (isNew && document.body.dataset.screen === "lobby") {
       this.inbox.refresh().catch(() => undefined);
     }
   }
 
   /** The receipt of a call that is over; fetched when it was connected and is not at hand. */
-  async showReceipt(call, receipt = null) {
+  async showReceipt(call, receipt = null, giftCoins = 0) {
     let known = receipt;
     try {
       if (!known && call.connected_ms) ({ receipt: known } = await this.client.request("call.receipt", { call_id: call.call_id }));
     } catch (error) {
       toast(trouble(error), "error");
     }
-    this.receipt.show(call, known);
+    this.receipt.show(call, known, giftCoins);
   }
 
   // -- chat and gifts
@@ -267,9 +271,9 @@ class App {
     this.inbox.read(peerId);
   }
 
-  giftSeen(gift, text) {
+  giftSeen(gift, text, giftCoins) {
     this.sound.chime();
-    if (this.callScreen.call) this.callScreen.gift(gift, text);
+    if (this.callScreen.call) this.callScreen.gift(gift, text, giftCoins);
     else toast(text);
   }
 }

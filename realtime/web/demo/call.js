@@ -13,6 +13,7 @@ const SIGNALS_MAX = 200; // kept until the devices are open
 
 export class CallScreen {
   call = null;
+  giftCoins = 0;
   #stream = null;
   #link = null;
   #signals = [];
@@ -36,6 +37,7 @@ export class CallScreen {
   async start(call, { stream = null, resumed = false } = {}) {
     if (this.call) return;
     this.call = call;
+    this.giftCoins = 0;
     this.#joining = this.#connected = false;
     this.#signals = [];
     this.app.screen("call");
@@ -68,7 +70,9 @@ export class CallScreen {
     else if (this.#signals.length < SIGNALS_MAX) this.#signals.push([kind, payload]);
   }
 
-  gift(gift, text) {
+  /** A gift of this call, and what it came to for who looks: its price, or what was earned by it. */
+  gift(gift, text, giftCoins) {
+    this.giftCoins += giftCoins;
     fly(gift.emoji);
     this.thread.note(text);
   }

@@ -23,6 +23,12 @@ export function price(priceCoins, pulseMs) {
   return `${coins(priceCoins)} ${/^\d/.test(length) ? "every" : "a"} ${length}`;
 }
 
+/** The same where there is little room: "2 coins / 2 s", "30 coins / min". */
+export function shortPrice(priceCoins, pulseMs) {
+  const length = pulse(pulseMs).replace(/ ?seconds?$/, " s").replace(/ ?minutes?$/, " min").trim();
+  return `${coins(priceCoins)} / ${length}`;
+}
+
 /** Time of day, and the day when it is not today. */
 export function when(ms) {
   const date = new Date(ms);

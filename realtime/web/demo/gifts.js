@@ -41,7 +41,7 @@ export class Gifts {
     try {
       const { wallet } = await this.app.client.request("gift.send", { to: to.id, gift_id: gift.gift_id, ...(callId ? { call_id: callId } : {}) });
       this.app.setWallet(wallet);
-      this.app.giftSeen(gift, `You sent ${gift.emoji} ${gift.name}`);
+      this.app.giftSeen(gift, `You sent ${gift.emoji} ${gift.name}`, gift.price_coins);
     } catch (error) {
       toast(trouble(error), "error");
     }

@@ -12,7 +12,8 @@ const STATUS_TEXTS = {
 };
 
 export class Lobby {
-  #hosts = new Map();
+  #hosts = new Map(); // cards of the directory by user
+  #cards = new Map(); // their elements, and what they were made from
   #status = "online";
 
   constructor(app) {
@@ -35,7 +36,10 @@ export class Lobby {
   }
 
   takeDiff({ joins = [], leaves = [] }) {
-    for (const id of leaves) this.#hosts.delete(id);
+    for (const id of leaves) {
+      this.#hosts.delete(id);
+      this.#cards.delete(id);
+    }
     for (const card of joins) this.#hosts.set(card.user, card);
     this.#renderHosts();
   }
@@ -72,7 +76,23 @@ export class Lobby {
     const tag = $("tag-filter").value;
     const shown = all.filter((card) => !tag || card.tags.includes(tag)).sort(byFreeThenName);
     show($("no-hosts"), !shown.length);
-    fill($("hosts"), ...shown.map((card) => this.#card(card)));
+    this.#place(shown);
+  }
+
+  /** Put the cards in order; those that have not changed stay as they are, and keep the focus. */
+  #place(shown) {
+    const list = $("hosts");
+    const wanted = shown.map((card) => {
+      const looks = JSON.stringify(card);
+      const known = this.#cards.get(card.user);
+      if (known?.looks === looks) return known.element;
+      const element = this.#card(card);
+      element.classList.toggle("is-new", !known);
+      this.#cards.set(card.user, { looks, element });
+      return element;
+    });
+    for (const element of [...list.children]) if (!wanted.includes(element)) element.remove();
+    wanted.forEach((element, index) => list.children[index] !== element && list.insertBefore(element, list.children[index] ?? null));
   }
 
   #renderFilter(all) {

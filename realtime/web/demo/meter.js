@@ -1,6 +1,6 @@
 // The meter: coins left (the caller's) or earned (the host's), and a ring that empties over the paid pulse.
 import { $, show } from "./dom.js";
-import { clock, coins, price } from "./format.js";
+import { clock, coins, shortPrice } from "./format.js";
 
 const RESUME_PAINT_MS = 100; // smooth enough for a ring, and nothing for a processor
 
@@ -39,7 +39,7 @@ export class Meter {
     $("meter-unit").textContent = caller ? "coins left" : "coins earned";
     $("meter-total-label").textContent = caller ? "Spent" : `${call.peer.name} spent`;
     $("meter-total").textContent = coins(call.spent_coins);
-    $("meter-price").textContent = price(call.price_coins, call.pulse_ms);
+    $("meter-price").textContent = shortPrice(call.price_coins, call.pulse_ms);
     show($("meter-left-row"), caller);
     this.#paint();
   }
@@ -78,7 +78,8 @@ export class Meter {
     const warned = this.#endsAtMs > 0 && this.#call.state === "connected";
     if (warned) {
       const caller = this.#call.role === "caller";
-      $("low-balance-left").textContent = clock(this.#endsAtMs - now + 999);
+      // The caller knows the coins of this moment; the host was told once, and a gift may have gone since.
+      $("low-balance-left").textContent = clock((caller ? this.#lastsUntilMs() : this.#endsAtMs) - now + 999);
       $("low-balance-text").textContent = caller ? "of talk left" : `until ${this.#call.peer.name}’s coins are used up`;
       show($("top-up"), caller);
     }

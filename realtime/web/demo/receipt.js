@@ -12,17 +12,20 @@ export class Receipt {
     $("receipt-close").addEventListener("click", () => this.dialog.close());
   }
 
-  show(call, receipt) {
+  show(call, receipt, giftCoins) {
     const [title, text] = ending(call);
     fill($("receipt-portrait"), avatar(call.peer));
     $("receipt-title").textContent = title;
     $("receipt-text").textContent = text;
-    fill($("receipt-lines"), ...lines(call, receipt));
+    fill($("receipt-lines"), ...lines(call, receipt, giftCoins));
     show($("receipt-lines"), Boolean(receipt));
     const again = $("receipt-again");
     show(again, call.role === "caller");
-    again.onclick = () => {
+    const poor = (this.app.wallet?.coins ?? 0) < call.price_coins;
+    again.textContent = poor ? "Add 60 and call again" : "Call again";
+    again.onclick = async () => {
       this.dialog.close();
+      if (poor && !(await this.app.addCoins())) return;
       this.app.invite({ user: call.peer.id, name: call.peer.name }, call.media);
     };
     if (!this.dialog.open) this.dialog.showModal();
@@ -30,7 +33,7 @@ export class Receipt {
   }
 }
 
-function lines(call, receipt) {
+function lines(call, receipt, giftCoins) {
   if (!receipt) return [];
   const host = call.role === "host";
   const stretches = new Map();
@@ -46,7 +49,8 @@ function lines(call, receipt) {
     ...(receipt.refunds ?? []).map((refund) => line("Given back", coins(refund.coins))),
     host && line(`${call.peer.name} paid`, coins(receipt.spent_coins)),
     host && line("Platform’s part", `−${coins(receipt.fee_coins ?? 0)}`),
-    host ? line("You earned", coins(receipt.earned_coins ?? 0), true) : line("You paid", coins(receipt.spent_coins), true),
+    giftCoins > 0 && line(host ? "From gifts" : "Gifts", coins(giftCoins)),
+    host ? line("You earned", coins((receipt.earned_coins ?? 0) + giftCoins), true) : line("You paid", coins(receipt.spent_coins + giftCoins), true),
   ].filter(Boolean);
 }
 

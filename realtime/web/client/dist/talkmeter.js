@@ -1,4 +1,4 @@
-// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:36fb871ec851cf51372fa77df889c34a7562d4f1e5e5db230cc3f168af07db7f
+// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:6e559cfada7ee4a82de9b1f9b645b7f929ee968d4e0485a55e729bfcd0c93fcd
 
 // src/backoff.ts
 var STABLE_MS = 1e4;
@@ -206,7 +206,9 @@ var MUTATIONS = /* @__PURE__ */ new Set([
   "gift.send",
   "chat.send",
   "device.register",
-  "device.unregister"
+  "device.unregister",
+  "profile.update",
+  "push.mute"
 ]);
 var ACKED_EVENTS = /* @__PURE__ */ new Set(["call.incoming"]);
 

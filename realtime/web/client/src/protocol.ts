@@ -80,10 +80,13 @@ export interface Call {
   pulse_ms: number;
   created_ms: number;
   ring_deadline_ms: number;
+  ringing_ms?: number | null;
   accepted_ms?: number | null;
   connected_ms?: number | null;
   ended_ms?: number | null;
   funded_until_ms?: number | null;
+  /** Charging is paused, because one side cannot be heard. */
+  paused?: boolean;
   spent_coins: number;
   earned_coins?: number | null;
   accepted_device?: string | null;
@@ -97,8 +100,37 @@ export interface MediaCredentials {
   [field: string]: unknown;
 }
 
-/** What was charged for, second by second; its lines are in docs/protocol.md. */
-export type Receipt = Record<string, unknown>;
+/** A stretch of a call: ringing, connecting, free, charged, paused or waived. */
+export interface ReceiptLine {
+  kind: string;
+  from_ms: number;
+  until_ms: number;
+  pulses?: number;
+  coins?: number;
+  note?: string;
+}
+
+/** What was charged for, second by second. */
+export interface Receipt {
+  call_id: string;
+  reason: EndReason;
+  media: Media;
+  price_coins: number;
+  pulse_ms: number;
+  created_ms: number;
+  connected_ms: number;
+  ended_ms: number;
+  talk_ms: number;
+  paused_ms: number;
+  pulses: number;
+  spent_coins: number;
+  lines: ReceiptLine[];
+  refunds?: { reason: string; coins: number }[];
+  paid_coins?: number | null;
+  promo_coins?: number | null;
+  earned_coins?: number | null;
+  fee_coins?: number | null;
+}
 
 export interface Gift {
   gift_id: string;
@@ -193,9 +225,14 @@ export interface Ops {
   "chat.sync": Ask<{ after?: string; limit?: number }, { messages: Message[]; cursor: string; more: boolean }>;
   "chat.read": Ask<{ with: string; seq: number }, Empty>;
   "chat.typing": Ask<{ with: string }, Empty>;
-  "chat.conversations": Ask<Page, { conversations: Conversation[]; cursor?: string | null }>;
+  "chat.conversations": Ask<Page, { conversations: Conversation[]; sync_cursor: string; cursor?: string | null }>;
   "device.register": Ask<{ push_kind: Open<"fcm">; push_address: string; platform: string }, Empty>;
   "device.unregister": Ask<Empty, Empty>;
+  "profile.update": Ask<{ name?: string; avatar_url?: string }, { user: Person }>;
+  "push.mute": Ask<
+    { category: Open<"calls" | "messages" | "money" | "reminders">; muted: boolean },
+    { categories: { category: string; muted: boolean; essential: string[] }[] }
+  >;
   "push.report": Ask<{ push_id: string; state: "received" | "shown" | "acted" }, Empty>;
 }
 
@@ -213,7 +250,7 @@ export interface Events {
   "call.suspended": CallEvent;
   "call.resumed": CallEvent;
   "call.ended": CallEvent & { receipt?: Receipt | null };
-  "call.signal": { call_id: string; kind: SignalKind; payload: unknown; from_device: string };
+  "call.signal": { call_id: string; kind: SignalKind; payload: unknown; from_device: string; to_device: string };
   "wallet.changed": { wallet: Wallet; reason: string };
   "gift.received": {
     from: { id: string; name: string };
@@ -223,8 +260,9 @@ export interface Events {
     wallet: Wallet;
   };
   "chat.message": { message: Message };
-  "chat.read": { with: string; seq: number };
+  "chat.read": { with: string; seq: number; by: string };
   "chat.typing": { from: string };
+  "session.token_expiring": { expires_ms: number };
   "presence.diff": { joins: PresenceState[]; leaves: PresenceState[] };
   "hosts.diff": { joins: HostCard[]; leaves: string[] };
   "client.state": { state: ClientState; reason: string };
@@ -263,6 +301,8 @@ export const MUTATIONS: ReadonlySet<string> = new Set([
   "chat.send",
   "device.register",
   "device.unregister",
+  "profile.update",
+  "push.mute",
 ]);
 
 /** Events that the server must know to have arrived: a ring's clock starts with its receipt. */

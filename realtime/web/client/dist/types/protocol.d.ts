@@ -58,10 +58,13 @@ export interface Call {
     pulse_ms: number;
     created_ms: number;
     ring_deadline_ms: number;
+    ringing_ms?: number | null;
     accepted_ms?: number | null;
     connected_ms?: number | null;
     ended_ms?: number | null;
     funded_until_ms?: number | null;
+    /** Charging is paused, because one side cannot be heard. */
+    paused?: boolean;
     spent_coins: number;
     earned_coins?: number | null;
     accepted_device?: string | null;
@@ -77,8 +80,39 @@ export interface MediaCredentials {
     expires_ms?: number;
     [field: string]: unknown;
 }
-/** What was charged for, second by second; its lines are in docs/protocol.md. */
-export type Receipt = Record<string, unknown>;
+/** A stretch of a call: ringing, connecting, free, charged, paused or waived. */
+export interface ReceiptLine {
+    kind: string;
+    from_ms: number;
+    until_ms: number;
+    pulses?: number;
+    coins?: number;
+    note?: string;
+}
+/** What was charged for, second by second. */
+export interface Receipt {
+    call_id: string;
+    reason: EndReason;
+    media: Media;
+    price_coins: number;
+    pulse_ms: number;
+    created_ms: number;
+    connected_ms: number;
+    ended_ms: number;
+    talk_ms: number;
+    paused_ms: number;
+    pulses: number;
+    spent_coins: number;
+    lines: ReceiptLine[];
+    refunds?: {
+        reason: string;
+        coins: number;
+    }[];
+    paid_coins?: number | null;
+    promo_coins?: number | null;
+    earned_coins?: number | null;
+    fee_coins?: number | null;
+}
 export interface Gift {
     gift_id: string;
     name: string;
@@ -280,6 +314,7 @@ export interface Ops {
     }, Empty>;
     "chat.conversations": Ask<Page, {
         conversations: Conversation[];
+        sync_cursor: string;
         cursor?: string | null;
     }>;
     "device.register": Ask<{
@@ -288,6 +323,22 @@ export interface Ops {
         platform: string;
     }, Empty>;
     "device.unregister": Ask<Empty, Empty>;
+    "profile.update": Ask<{
+        name?: string;
+        avatar_url?: string;
+    }, {
+        user: Person;
+    }>;
+    "push.mute": Ask<{
+        category: Open<"calls" | "messages" | "money" | "reminders">;
+        muted: boolean;
+    }, {
+        categories: {
+            category: string;
+            muted: boolean;
+            essential: string[];
+        }[];
+    }>;
     "push.report": Ask<{
         push_id: string;
         state: "received" | "shown" | "acted";
@@ -323,6 +374,7 @@ export interface Events {
         kind: SignalKind;
         payload: unknown;
         from_device: string;
+        to_device: string;
     };
     "wallet.changed": {
         wallet: Wallet;
@@ -344,9 +396,13 @@ export interface Events {
     "chat.read": {
         with: string;
         seq: number;
+        by: string;
     };
     "chat.typing": {
         from: string;
+    };
+    "session.token_expiring": {
+        expires_ms: number;
     };
     "presence.diff": {
         joins: PresenceState[];
