@@ -102,8 +102,12 @@ def audit(
         print(json.dumps(report))
     else:
         for check in report["checks"]:
-            print(f"{'ok   ' if check['ok'] else 'WRONG'} {check['name']}: {check['detail']}")
-        print("the books are right" if report["ok"] else "THE BOOKS ARE WRONG")
+            state = f"{check['faults']} WRONG" if check["faults"] else "ok"
+            print(f"{check['name']:28} {check['examined']:>10} rows  {state}")
+        for fault in report["faults"]:
+            print(f"{fault['rule']}: {fault['key']}: {fault['detail']}")
+        words = "the books are right" if report["ok"] else "THE BOOKS ARE WRONG"
+        print(words if report["complete"] else f"{words}, as far as the time allowed to look")
     raise SystemExit(0 if report["ok"] else 1)
 
 
@@ -162,5 +166,3 @@ async def _call(work: Callable[[str], Awaitable[Any]], url: str) -> Any:
 async def _prepare(url: str) -> None:
     await ensure_database(url)
     await migrate(url)
-
-

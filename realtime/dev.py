@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import asyncpg
 
+from billing.audit import audit
 from billing.ledger import grant
 from billing.wallets import balance
 from realtime.accounts.keys import KeyRing, load_keys
@@ -102,8 +103,6 @@ async def mint_token(settings: Settings, url: str, wish: DevGrant, *, ttl_s: int
 
 async def audit_books(url: str) -> dict[str, Any]:
     """Audit the books at `url`; return the report as JSON values."""
-    from billing.audit import audit
-
     conn = await asyncpg.connect(url)
     try:
         report = await audit(conn)
@@ -111,7 +110,10 @@ async def audit_books(url: str) -> dict[str, Any]:
         await conn.close()
     return {
         "ok": report.ok,
-        "checks": [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in report.checks],
+        "complete": report.complete,
+        "took_ms": report.took_ms,
+        "checks": [asdict(check) for check in report.checks],
+        "faults": [asdict(fault) for fault in report.faults],
     }
 
 

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 import structlog
@@ -23,6 +23,7 @@ from realtime.cli import ENGINES_FILE
 from realtime.config import Settings
 from realtime.embedded import Engines
 from realtime.migrate import ensure_database, migrate
+from realtime.supervisor import supervise
 
 log = structlog.get_logger()
 
@@ -35,18 +36,32 @@ def serve(settings: Settings) -> int:
     with _engines(settings) as (ready, engines):
         asyncio.run(migrate(ready.migrate_url or ready.database_url))
         if settings.workers > 1:
-            from realtime.supervisor import supervise
-
             return supervise(ready, failed=engines.failed if engines else lambda: None)
+
+        def announce(app: App) -> None:
+            print(f"talkmeter is ready at {app.url} in {time.monotonic() - began:.1f} s", flush=True)
+            if settings.dev:
+                print(f"demo: {app.url}/demo/ (open it in two windows, once as a host, once as a caller)", flush=True)
+
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_run(ready, frozenset({HUB, JOBS}), None, engines, began))
+            return runner.run(_run(ready, frozenset({HUB, JOBS}), None, engines, announce))
 
 
 def work(settings: Settings, role: str, listen_fd: int, ready_fd: int) -> int:
-    """Be one process of `--workers`: `hub` with an inherited listening socket, or `jobs`; say so on `ready_fd`."""
+    """Be one process of `--workers`: `hub` with an inherited listening socket, or `jobs`.
+
+    Args:
+        ready_fd: written to, once, when the process serves.
+    """
+
+    def announce(app: App) -> None:
+        if ready_fd >= 0:
+            os.write(ready_fd, b"1")
+            os.close(ready_fd)
+
     sock = socket.socket(fileno=listen_fd) if listen_fd >= 0 else None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(settings, frozenset({role}), sock, None, time.monotonic(), ready_fd))
+        return runner.run(_run(settings, frozenset({role}), sock, None, announce))
 
 
 async def _run(
@@ -54,8 +69,7 @@ async def _run(
     roles: frozenset[str],
     sock: socket.socket | None,
     engines: Engines | None,
-    began: float,
-    ready_fd: int = -1,
+    announce: Callable[[App], None],
 ) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -63,13 +77,7 @@ async def _run(
         loop.add_signal_handler(sig, stop.set)
     app = App(settings, roles)
     await app.start(sock)
-    if ready_fd >= 0:
-        os.write(ready_fd, b"1")
-        os.close(ready_fd)
-    if HUB in roles and sock is None:
-        print(f"talkmeter is ready at {app.url} in {time.monotonic() - began:.1f} s", flush=True)
-        if settings.dev:
-            print(f"demo: {app.url}/demo/ (open it in two windows, once as a host and once as a caller)", flush=True)
+    announce(app)
     status = 0
     try:
         while not stop.is_set():

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -37,7 +38,7 @@ class Node:
         """Start `talkmeter serve --dev --port 0` with these TALKMETER_* settings, and wait until it serves."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("TALKMETER_")}
         env |= {f"TALKMETER_{name.upper()}": str(value) for name, value in settings.items()}
-        log = folder / f"node-{len(list(folder.glob('node-*')))}.log"
+        log = folder / f"node-{uuid4().hex[:8]}.log"
         with log.open("wb") as out:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "realtime", "serve", "--dev", "--port", "0", *arguments,
