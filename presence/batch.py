@@ -29,12 +29,12 @@ class PresenceUnavailable(Exception):
 
 
 class Script:
-    """A Lua file of this package; its text goes along only where the server has not seen it."""
+    """A Lua file of a package; its text goes along only where the server has not seen it."""
 
     __slots__ = ("sha", "source")
 
-    def __init__(self, name: str) -> None:
-        self.source = (files("presence") / f"{name}.lua").read_text()
+    def __init__(self, name: str, *, package: str = "presence") -> None:
+        self.source = (files(package) / f"{name}.lua").read_text()
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 

@@ -87,7 +87,8 @@ class Subscriber:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(channel, []).append(waiter)
         try:
-            await asyncio.wait_for(waiter, SUBSCRIBE_TIMEOUT_S)
+            async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
+                await waiter
         except TimeoutError:
             if channel in self._channels:
                 self._lost.add(channel)
@@ -157,7 +158,8 @@ class Subscriber:
 
     async def _wait(self) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), LAYOUT_CHECK_S)
+            async with asyncio.timeout(LAYOUT_CHECK_S):  # not wait_for: before 3.12 it may swallow a cancel
+                await self._wake.wait()
         except TimeoutError:
             await self._leave_demoted()
         self._wake.clear()
