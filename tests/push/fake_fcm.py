@@ -79,6 +79,7 @@ class FakeFcm:
     token_life_s: int = 3600
     token_gate: asyncio.Event | None = None
     token: str = ""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
     token_asked: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -115,6 +116,7 @@ class FakeFcm:
             return Reply(401)
         message = json.loads(body)["message"]
         address = message.get("token") or message.get("fid")
+        self.asked.set()
         queued = self.replies[address]
         reply = queued.pop(0) if queued else self.always.get(address)
         if reply is not None and reply.after is not None:

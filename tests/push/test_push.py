@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import time
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,11 +23,13 @@ from realtime.calls.views import Peer as CallPeer
 from realtime.chat.handlers import ChatHandlers
 from realtime.chat.messages import TypingEvent
 from realtime.chat.service import Chat
+from realtime.config import SettingsError
 from realtime.push.decide import Alert
 from realtime.push.delivery import PushDelivery
 from realtime.push.fcm import FcmSender
 from realtime.push.handlers import PushHandlers
 from realtime.push.kinds import DAY_MS
+from realtime.push.parts import PushParts
 from realtime.push.planner import PUSHES_PER_JOB_MAX, PushPlanner, Wanted
 from realtime.push.service import LEDGER_DAYS, Pushes
 from realtime.push.worker import PushWorker
@@ -32,6 +37,24 @@ from tests.accounts.peer import Peer, Peers
 from tests.push.fake_fcm import UNREGISTERED, FakeFcm, Reply
 
 NOW_MS = 1_790_000_000_000
+
+
+def incoming(call_id: UUID, **changed: Any) -> CallChanged:
+    """Return the data of a call's events as the calls feature makes it."""
+    values: dict[str, Any] = {
+        "call_id": str(call_id),
+        "v": 1,
+        "state": "inviting",
+        "media": "video",
+        "role": "host",
+        "peer": CallPeer("carl", "Carl", ""),
+        "price_coins": 10,
+        "pulse_ms": 60_000,
+        "created_ms": NOW_MS,
+        "ring_deadline_ms": NOW_MS + 30_000,
+        "spent_coins": 0,
+    }
+    return CallChanged(CallView(**values | changed))
 
 
 @dataclass
@@ -80,21 +103,7 @@ class World:
         return call_id
 
     def call(self, call_id: UUID, **changed: Any) -> CallChanged:
-        """Return the data of a call's events as the calls feature makes it."""
-        values: dict[str, Any] = {
-            "call_id": str(call_id),
-            "v": 1,
-            "state": "inviting",
-            "media": "video",
-            "role": "host",
-            "peer": CallPeer("carl", "Carl", ""),
-            "price_coins": 10,
-            "pulse_ms": 60_000,
-            "created_ms": self.now_ms,
-            "ring_deadline_ms": self.now_ms + 30_000,
-            "spent_coins": 0,
-        }
-        return CallChanged(CallView(**values | changed))
+        return incoming(call_id, **{"ring_deadline_ms": self.now_ms + 30_000} | changed)
 
     async def tell(self, event: str, user: Peer, data: msgspec.Struct, *, event_id: UUID | None = None) -> None:
         async with self.peers.outbox.transaction(user.principal.tenant_id) as tx:
@@ -454,3 +463,70 @@ async def test_the_ledger_is_kept_for_its_time_and_no_longer(world: World) -> No
     assert await world.pushes.purge(now_ms=world.now_ms + DAY_MS) == 0
     assert await world.pushes.purge(now_ms=world.now_ms + (LEDGER_DAYS + 1) * DAY_MS) == 2
     assert await world.pool.fetchval("select count(*) from realtime.push_deliveries") == 0
+
+
+async def test_a_worker_that_is_stopped_ends_what_is_under_way(world: World) -> None:
+    host = await world.phone("hanna")
+    gate = asyncio.Event()
+    world.fcm.replies["hanna-phone"] = [Reply(200, body=b'{"name": "late"}', after=gate)]
+    async with world.worker() as task:
+        await world.ring(host)
+        await asyncio.wait_for(world.fcm.asked.wait(), 20)
+        task.cancel()
+        gate.set()
+        await asyncio.gather(task, return_exceptions=True)
+    assert (await world.states(), await world.jobs()) == ({"incoming_call": "sent"}, [])
+
+
+async def test_a_worker_outlives_the_loss_of_its_connections(world: World, owner: asyncpg.Connection) -> None:
+    host = await world.phone("hanna")
+    async with world.worker():
+        await world.ring(host)
+        await world.fcm.accepted(1)
+        await owner.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        await world.pool.expire_connections()
+        await world.ring(host)
+        await world.fcm.accepted(2)
+
+
+async def test_a_wrong_service_account_is_named(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    async def nobody(user_ids: Collection[int]) -> set[int]:
+        return set()
+
+    wrong = tmp_path / "account.json"
+    wrong.write_text('{"type": "service_account"}')
+    for path in (wrong, tmp_path / "missing.json"):
+        with pytest.raises(SettingsError, match="TALKMETER_FIREBASE_CREDENTIALS"):
+            PushParts(pool, Accounts(pool), online=nobody, certificate=str(path))
+
+
+async def test_the_parts_work_together_from_a_service_accounts_file(
+    pool: asyncpg.Pool, fcm: FakeFcm, tmp_path: Path
+) -> None:
+    async def nobody(user_ids: Collection[int]) -> set[int]:
+        return set()
+
+    path = tmp_path / "account.json"
+    path.write_text(json.dumps(fcm.certificate))
+    accounts = Accounts(pool)
+    parts = PushParts(pool, accounts, online=nobody, certificate=str(path), url=fcm.url)
+    peers = Peers(pool, accounts, planner=parts.planner)
+    peers.add(AccountHandlers(accounts).routes())
+    host = await peers.sign_in("hanna")
+    await host.ok("device.register", {"push_kind": "fcm", "push_address": "phone"})
+    task = asyncio.create_task(parts.worker.run())
+    try:
+        deadline_ms = time.time_ns() // 1_000_000 + 30_000
+        async with peers.outbox.transaction(host.principal.tenant_id) as tx:
+            tx.emit("call.incoming", to=[host.user_id], data=incoming(uuid4(), ring_deadline_ms=deadline_ms))
+        await peers.events()
+        (message,) = await fcm.accepted(1)
+        assert message["data"]["expires_ms"] == str(deadline_ms)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await parts.close()
+        await peers.close()
