@@ -113,9 +113,8 @@ class Connection(asyncio.Protocol):
         endpoint.wheel.add(self, min(endpoint.options.sign_in_timeout_ms, endpoint.options.heartbeat_ms) / 1_000)
         try:
             endpoint.handler.connected(self)
-        except Exception:
-            logger.exception("socket %d: the handler failed", self.id)
-            self._fail(CloseCode.SERVER_ERROR, CloseCode.SERVER_ERROR.reason)
+        except Exception as exc:
+            self._failed(exc)
 
     # -- what the rest of the product calls --------------------------------------------------------------------------
 
@@ -176,7 +175,7 @@ class Connection(asyncio.Protocol):
             return
         self.transport.resume_reading()
         if self._rest is not None:
-            self._endpoint.loop.call_soon(self._feed, b"")
+            self._endpoint.loop.call_soon(self._go_on, b"")
 
     def close(self, code: int, reason: str = "") -> None:
         """Start the closing handshake after what is queued; the peer has `close_timeout_ms` to answer. Idempotent."""
@@ -265,24 +264,33 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came and hand over each whole message."""
         self.heard_at = monotonic()
-        self._feed(data)
+        if self._rest is None and not self._deaf:
+            try:
+                self._parse(data)
+            except Exception as exc:
+                self._failed(exc)
+        else:
+            self._go_on(data)
 
-    def _feed(self, data: bytes) -> None:
+    def _go_on(self, data: bytes) -> None:
+        """Parse what came with what was kept, when that makes a whole frame and nobody has paused."""
         rest = self._rest
-        if rest is not None:
-            rest += data
-            if len(rest) < self._need or not self._reading:
-                return
-            data = bytes(rest)
-            self._rest = None
-        if self._deaf:
+        if rest is None or self._deaf:
             return
+        rest += data
+        if len(rest) < self._need or not self._reading:
+            return
+        self._rest = None
         try:
-            self._parse(data)
-        except FrameError as exc:
+            self._parse(bytes(rest))
+        except Exception as exc:
+            self._failed(exc)
+
+    def _failed(self, exc: Exception) -> None:
+        if isinstance(exc, FrameError):
             self._fail(exc.code, exc.reason)
-        except Exception:
-            logger.exception("socket %d: the handler failed", self.id)
+        else:
+            logger.error("socket %d: the handler failed", self.id, exc_info=exc)
             self._fail(CloseCode.SERVER_ERROR, CloseCode.SERVER_ERROR.reason)
 
     def _parse(self, data: bytes) -> None:

@@ -156,10 +156,11 @@ def upgrade_request(
     subprotocol: str | None = JSON_SUBPROTOCOL,
     method: str = "GET",
     version: str = "13",
+    key: str = "",
     headers: tuple[tuple[str, str], ...] = (),
 ) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "Upgrade: websocket", "Connection: Upgrade"]
-    lines.append(f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}")
+    lines.append(f"Sec-WebSocket-Key: {key or base64.b64encode(os.urandom(16)).decode()}")
     lines.append(f"Sec-WebSocket-Version: {version}")
     if subprotocol is not None:
         lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")

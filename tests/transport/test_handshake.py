@@ -36,7 +36,10 @@ async def test_http_and_sockets_share_one_port(harness: Harness) -> None:
         pytest.param({"method": "POST"}, 405, id="not a GET"),
         pytest.param({"subprotocol": None}, 400, id="no subprotocol"),
         pytest.param({"subprotocol": "graphql-ws"}, 400, id="foreign subprotocol"),
-        pytest.param({"version": "8"}, 400, id="old WebSocket"),
+        pytest.param({"version": "8"}, 426, id="old WebSocket"),
+        pytest.param({"key": "c2hvcnQ="}, 400, id="short key"),
+        pytest.param({"key": "not base64, though 24 in"}, 400, id="key that is not base64"),
+        pytest.param({"headers": (("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),)}, 400, id="two keys"),
         pytest.param({"headers": (("Origin", "https://evil.example"),)}, 403, id="foreign origin"),
         pytest.param({"headers": (("Origin", "null"),)}, 403, id="opaque origin"),
         pytest.param(
@@ -90,6 +93,12 @@ async def test_the_servers_preference_among_subprotocols_wins(harness: Harness) 
     _, headers, _ = await ask(harness, server, subprotocol=offered)
     assert headers["sec-websocket-protocol"] == JSON_SUBPROTOCOL
     assert recorder.sockets[0].codec.name == "json"
+
+
+async def test_the_answer_to_the_key_is_the_one_of_the_rfc(harness: Harness) -> None:
+    server = await harness.serve(Recorder())
+    _, headers, _ = await ask(harness, server, key="dGhlIHNhbXBsZSBub25jZQ==")
+    assert headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455, section 1.3
 
 
 async def test_the_authorization_header_is_kept_until_sign_in(harness: Harness) -> None:

@@ -146,6 +146,40 @@ async def test_a_message_that_inflates_beyond_the_limit_is_refused(harness: Harn
         assert await closed_with(ws) == CloseCode.FRAME_TOO_LARGE
 
 
+@pytest.mark.parametrize(
+    ("offer", "answer"),
+    [
+        ("permessage-deflate", "permessage-deflate; server_no_context_takeover; client_no_context_takeover"),
+        (
+            "permessage-deflate; server_max_window_bits=9; client_max_window_bits",
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=9",
+        ),
+        (
+            "permessage-deflate; server_max_window_bits=8, permessage-deflate",
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+        ),
+        ("x-webkit-deflate-frame", None),
+        ("permessage-deflate; mystery", None),
+    ],
+)
+async def test_compression_is_agreed_on_the_first_offer_that_can_be_kept(
+    harness: Harness, offer: str, answer: str | None
+) -> None:
+    server = await harness.serve(Recorder(answer=echo), compression=True)
+    raw = await harness.tcp(server)
+    request = upgrade_request(headers=(("Sec-WebSocket-Extensions", offer),))
+    status, headers, _ = await raw.request(request)
+    assert status == 101
+    assert headers.get("sec-websocket-extensions") == answer
+
+
+async def test_extensions_that_cannot_be_read_are_refused(harness: Harness) -> None:
+    server = await harness.serve(Recorder(), compression=True)
+    raw = await harness.tcp(server)
+    status, _, _ = await raw.request(upgrade_request(headers=(("Sec-WebSocket-Extensions", "; ="),)))
+    assert status == 400
+
+
 async def test_what_does_not_inflate_is_a_protocol_error(harness: Harness) -> None:
     server = await harness.serve(Recorder(answer=echo), compression=True)
     raw = await harness.raw(server, headers=(("Sec-WebSocket-Extensions", "permessage-deflate"),))
