@@ -20,11 +20,16 @@ __all__ = ["EVENTS", "CallHandlers"]
 SENT_MS_AGO_MAX = 86_400_000  # what a client may claim; only the last 5 s count
 
 
-class InviteData(Struct):
-    """Whom to ring, and for what."""
+class InviteData(Struct, omit_defaults=True):
+    """Whom to ring, and for what.
+
+    `price_coins`: the price of a pulse that the caller was shown; when the host has changed it meanwhile, the invite is
+    refused with `conflict` and the new price. Left out, any price is taken.
+    """
 
     host: Annotated[str, Meta(min_length=1, max_length=128)]
     media: Media
+    price_coins: int | None = None
 
 
 class InviteOk(Struct, omit_defaults=True):
@@ -210,7 +215,9 @@ class CallHandlers:
         ]
 
     async def invite(self, rq: Request, msg: InviteData) -> InviteOk:
-        invited = await self._calls.invite(rq.tx, rq.principal, host=msg.host, media=msg.media)
+        invited = await self._calls.invite(
+            rq.tx, rq.principal, host=msg.host, media=msg.media, shown_coins=msg.price_coins
+        )
         view = await self._calls.view_for(rq.tx.conn, invited.call, rq.principal.user_id)
         return InviteOk(view, invited.media)
 

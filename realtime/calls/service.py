@@ -49,6 +49,7 @@ from realtime.protocol.errors import (
     Forbidden,
     HostUnavailable,
     InsufficientFunds,
+    InvalidData,
     InvalidTransition,
     NotFound,
     PayloadTooLarge,
@@ -108,14 +109,20 @@ class Calls:
 
     # Ringing.
 
-    async def invite(self, tx: Tx, who: Principal, *, host: str, media: Media) -> Invited:
+    async def invite(
+        self, tx: Tx, who: Principal, *, host: str, media: Media, shown_coins: int | None = None
+    ) -> Invited:
         """Ring a host.
 
         When the host is ringing the caller at this moment with the same media, the two invites have crossed: the
         first one that was stored stays, its caller stays the payer, and this one answers it.
 
+        Args:
+            shown_coins: the price of a pulse that the caller has seen; None when he takes any.
+
         Raises:
             NotFound, SelfCall, HostUnavailable, Busy, InsufficientFunds.
+            Conflict: the host's price is not the one that was shown.
         """
         host_id = await self._people.resolve_one(who.tenant_id, host, conn=tx.conn)
         if host_id == who.user_id:
@@ -125,6 +132,8 @@ class Calls:
         if crossed is not None:
             return crossed
         await self._refuse_unavailable(profile, host_id, media)
+        if shown_coins is not None and shown_coins != profile.price_coins:
+            raise Conflict("the price has changed", price_coins=profile.price_coins, pulse_ms=profile.pulse_ms)
         await self._refuse_poor(tx, who, profile)
         call = await self._new_call(tx, who, host_id, profile, media)
         try:
@@ -151,8 +160,8 @@ class Calls:
             return None
         theirs = next((c for c in live if c.caller_id == host_id and c.host_id == who.user_id), None)
         if theirs is None or theirs.state not in (State.INVITING, State.RINGING):
-            busy = "caller" if any(c.side_of(who.user_id) for c in live) else "host"
-            raise Busy(who=busy)
+            mine = next((c for c in live if c.side_of(who.user_id)), None)
+            raise Busy(who="caller", call_id=str(mine.call_id)) if mine else Busy(who="host")
         if theirs.media != media:
             return Invited(theirs)  # rings here too; a camera is not opened without being asked for
         try:
@@ -261,10 +270,9 @@ class Calls:
         """Pass a WebRTC message to the other side's device, unread.
 
         Raises:
-            PayloadTooLarge, NotFound, Forbidden, CallOver, InvalidTransition (not answered yet).
+            PayloadTooLarge, InvalidData, NotFound, Forbidden, CallOver, InvalidTransition (not answered yet).
         """
-        if len(msgspec.json.encode(payload)) > SIGNAL_BYTES_MAX:
-            raise PayloadTooLarge(limit_bytes=SIGNAL_BYTES_MAX)
+        _refuse_unfit(payload)
         async with self._pool.acquire() as conn:
             call, side = await self._mine(conn, who, call_id)
         _refuse_unless_talking(call)
@@ -394,6 +402,16 @@ class Calls:
                 funded_until_ms=call.funded_until_ms or now_ms + self._limits.connect_timeout_ms,
             )
         )
+
+
+def _refuse_unfit(payload: Any) -> None:
+    try:
+        size = len(msgspec.json.encode(payload))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        # MessagePack knows values, such as extension types, that the JSON of the other side cannot say.
+        raise InvalidData("the payload has no form in JSON", path="$.payload") from None
+    if size > SIGNAL_BYTES_MAX:
+        raise PayloadTooLarge(limit_bytes=SIGNAL_BYTES_MAX)
 
 
 def _refuse_other_device(call: Call, side: Side, who: Principal) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from realtime.accounts.models import UserCard
-from realtime.calls.model import Call, Media, Side
+from realtime.calls.model import Call, Media, Side, State
 from realtime.calls.receipts import ReceiptView
 from realtime.protocol.registry import EventType
 from realtime.wallet.views import WalletView
@@ -163,7 +163,7 @@ def call_view(call: Call, side: Side, cards: Mapping[int, UserCard]) -> CallView
         price_coins=call.price_coins,
         pulse_ms=call.pulse_ms,
         created_ms=call.created_ms,
-        ring_deadline_ms=call.ring_by_ms if call.ringing_ms is None else call.deadline_ms or call.ring_by_ms,
+        ring_deadline_ms=(call.deadline_ms if call.state is State.RINGING else None) or call.ring_by_ms,
         ringing_ms=call.ringing_ms,
         accepted_ms=call.accepted_ms,
         connected_ms=call.connected_ms,

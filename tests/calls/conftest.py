@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import asyncpg
 import pytest
 
+from billing.audit import audit
 from tests.calls.world import World
 
 
 @pytest.fixture
-async def world(pool: asyncpg.Pool) -> World:
-    return await World.make(pool)
+async def world(pool: asyncpg.Pool, owner: asyncpg.Connection) -> AsyncIterator[World]:
+    """A world whose books are audited when its test is over."""
+    yield await World.make(pool)
+    report = await audit(owner)
+    assert report.ok, report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from realtime.calls.model import Reason, State
@@ -14,6 +15,7 @@ from realtime.protocol.errors import (
     Forbidden,
     HostUnavailable,
     InsufficientFunds,
+    InvalidData,
     InvalidTransition,
     NotFound,
     PayloadTooLarge,
@@ -226,13 +228,24 @@ async def test_who_cannot_be_rung_is_refused_with_its_reason(world: World, probl
 async def test_busy_host_and_busy_caller_are_told_apart(world: World) -> None:
     ann, bob = await world.user("ann", coins=100), await world.user("bob", coins=100)
     mia, lea = await world.host("mia"), await world.host("lea")
-    await world.ring(ann, mia)
+    call_id = await world.ring(ann, mia)
     with pytest.raises(Busy) as host_busy:
         await world.invite(bob, mia)
     assert host_busy.value.details == {"who": "host"}
     with pytest.raises(Busy) as caller_busy:
         await world.invite(ann, lea)
-    assert caller_busy.value.details == {"who": "caller"}
+    assert caller_busy.value.details == {"who": "caller", "call_id": str(call_id)}
+
+
+async def test_invite_at_a_price_that_has_changed_is_refused_with_the_new_one(world: World) -> None:
+    ann, mia = await world.user("ann", coins=100), await world.host("mia", price_coins=20)
+    with pytest.raises(Conflict) as refused:
+        async with world.tx() as tx:
+            await world.calls.invite(tx, ann, host="mia", media="voice", shown_coins=10)
+    assert refused.value.details == {"price_coins": 20, "pulse_ms": 60_000}
+    async with world.tx() as tx:
+        await world.calls.invite(tx, ann, host="mia", media="voice", shown_coins=20)
+    assert await world.names(mia) == ["call.incoming"]
 
 
 async def test_crossed_invites_become_one_call_whose_payer_stays(world: World) -> None:
@@ -295,6 +308,8 @@ async def test_signals_go_to_the_other_sides_device_only(world: World) -> None:
     assert b'"to_device":"desk"' in event.data
     with pytest.raises(PayloadTooLarge):
         await world.calls.signal(ann, call_id, kind="offer", payload="x" * 20_000, now_ms=1)
+    with pytest.raises(InvalidData):
+        await world.calls.signal(ann, call_id, kind="offer", payload=msgspec.msgpack.Ext(5, b"x"), now_ms=1)
     await world.hang_up(ann, call_id)
     with pytest.raises(CallOver):
         await world.calls.signal(ann, call_id, kind="candidate", payload={}, now_ms=1)
