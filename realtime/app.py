@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
@@ -18,45 +19,44 @@ import msgspec
 import structlog
 from starlette.applications import Starlette
 
-from billing.tariffs import Tariff
 from billing.worker import MeterWorker
-from presence.batch import PresenceUnavailable
-from presence.tracker import Person, Tracker
+from presence.tracker import Tracker
 from realtime.accounts.firebase import FirebaseVerifier
 from realtime.accounts.handlers import EVENTS as ACCOUNT_EVENTS
 from realtime.accounts.handlers import AccountHandlers
 from realtime.accounts.keys import KeyRing, load_keys
-from realtime.accounts.service import HOST_ROLE, Accounts
+from realtime.accounts.service import Accounts
 from realtime.accounts.tokens import JwtVerifier, Verifier, Verifiers
-from realtime.broker import Broker, Outgoing, user_stream
-from realtime.calls.conductor import Conductor
+from realtime.broker import Broker, user_stream
 from realtime.calls.handlers import EVENTS as CALL_EVENTS
 from realtime.calls.handlers import CallHandlers
-from realtime.calls.liveness import Liveness
-from realtime.calls.meters import Meters
-from realtime.calls.model import Limits
 from realtime.calls.service import Calls
-from realtime.calls.store import CallStore
-from realtime.calls.workers import Deadlines, MeterNews, Proofs
+from realtime.channels.handlers import EVENTS as CHANNEL_EVENTS
+from realtime.channels.handlers import ChannelHandlers
+from realtime.channels.service import Channels
 from realtime.chat.handlers import EVENTS as CHAT_EVENTS
 from realtime.chat.handlers import ChatHandlers
 from realtime.chat.service import Chat
-from realtime.config import Settings, SettingsError
+from realtime.config import Settings
 from realtime.dev import DevGrant, prepare_user
 from realtime.dispatch import Dispatcher, Rates
 from realtime.hub import Hub
 from realtime.idempotency import purge
 from realtime.ids import new_id
-from realtime.media.agora import AgoraProvider
-from realtime.media.provider import MediaError, MediaProvider
-from realtime.media.webrtc import WebRtcProvider
-from realtime.outbox import Outbox, OutboxRow
+from realtime.joints import Arrivals, BrokerPublisher, CallParts, Marks, split
+from realtime.outbox import Outbox
+from realtime.presence_api.handlers import EVENTS as PRESENCE_EVENTS
+from realtime.presence_api.handlers import PresenceHandlers
+from realtime.presence_api.service import Presence
 from realtime.protocol.envelope import CODECS
 from realtime.protocol.principal import Principal
 from realtime.protocol.registry import EventType, Route
+from realtime.push.handlers import EVENTS as PUSH_EVENTS
+from realtime.push.handlers import PushHandlers
+from realtime.push.parts import PushParts
+from realtime.push.service import Pushes
 from realtime.session import EVENTS as SESSION_EVENTS
-from realtime.session import Sessions, Snapshot
-from realtime.transport.interface import Socket
+from realtime.session import Sessions
 from realtime.transport.options import SocketOptions
 from realtime.transport.server import ListenOptions, Server
 from realtime.wallet.errors import translate
@@ -84,152 +84,35 @@ class Handlers(Protocol):
     def routes(self) -> list[Route]: ...
 
 
-class BrokerPublisher:
-    """The outbox's publisher: one log entry for each user of the audience."""
-
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-
-    async def publish_rows(self, rows: Sequence[OutboxRow]) -> None:
-        await self._broker.publish(
-            [
-                Outgoing(row.id, user_id, row.event, row.v, row.ts_ms, row.data)
-                for row in rows
-                for user_id in row.audience
-            ]
-        )
-
-
-class TrackedArrivals:
-    """Tells presence of sockets that come and go."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self._tracker = tracker
-
-    async def connected(self, principal: Principal, conn: Socket) -> None:
-        person = Person(principal.user_id, principal.tenant_id, principal.user, HOST_ROLE in principal.roles)
-        await self._tracker.connected(person, conn.id, principal.device_id)
-
-    async def disconnected(self, principal: Principal, conn: Socket) -> None:
-        await self._tracker.disconnected(principal.user_id, conn.id)
-
-
-class TrackedPresence:
-    """What calls ask of presence. Owns the marks that are being written."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self._tracker = tracker
-        self._marks: set[asyncio.Task[None]] = set()
-
-    async def bookable(self, user_ids: Sequence[int]) -> Mapping[int, bool]:
-        states = await self._tracker.states(user_ids)
-        return {user_id: state.rings for user_id, state in states.items()}
-
-    def busy(self, user_ids: Sequence[int], busy: bool) -> None:
-        task = asyncio.get_running_loop().create_task(self._mark(tuple(user_ids), busy), name="busy mark")
-        self._marks.add(task)
-        task.add_done_callback(self._marks.discard)
-
-    async def _mark(self, user_ids: Sequence[int], busy: bool) -> None:
-        # Redis is away: the mark is healed from the calls when it is back.
-        with contextlib.suppress(PresenceUnavailable):
-            await self._tracker.set_busy(user_ids, busy)
-
-
-class CallParts:
-    """Everything that calls are made of, joined."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        pool: asyncpg.Pool,
-        outbox: Outbox,
-        accounts: Accounts,
-        broker: Broker,
-        tracker: Tracker,
-    ) -> None:
-        def tariff_of(price_coins: int, pulse_ms: int) -> Tariff:
-            return Tariff(
-                price_coins=price_coins,
-                pulse_ms=pulse_ms,
-                commission_bp=settings.commission_bp,
-                low_balance_ms=settings.low_balance_ms,
-                grace_ms=settings.proof_grace_ms,
-            )
-
-        limits = Limits(
-            ring_timeout_ms=settings.ring_timeout_ms,
-            ring_cap_ms=settings.ring_cap_ms,
-            connect_timeout_ms=settings.connect_timeout_ms,
-        )
-        store = CallStore()
-        meters = Meters(tariff_of)
-        liveness = Liveness()
-        presence = TrackedPresence(tracker)
-        conductor = Conductor(
-            store=store,
-            meters=meters,
-            people=accounts,
-            presence=presence,
-            limits=limits,
-            on_over=lambda call: liveness.forget(call.call_id, (call.caller_id, call.host_id)),
-        )
-        self.service = Calls(
-            pool=pool,
-            outbox=outbox,
-            people=accounts,
-            presence=presence,
-            signals=broker,
-            media=media_provider(settings),
-            meters=meters,
-            conductor=conductor,
-            store=store,
-            liveness=liveness,
-            limits=limits,
-        )
-        self.deadlines = Deadlines(outbox=outbox, pool=pool, store=store, conductor=conductor)
-        self.news = MeterNews(outbox=outbox, store=store, meters=meters, conductor=conductor)
-        self.proofs = Proofs(pool=pool, meters=meters, liveness=liveness)
-
-
-def media_provider(settings: Settings) -> MediaProvider:
-    """Return the provider that the settings name.
-
-    Raises:
-        SettingsError: its own settings are wrong.
-    """
-    try:
-        if settings.media_provider == "agora":
-            return AgoraProvider(
-                app_id=settings.agora_app_id,
-                certificate=settings.agora_certificate,
-                version=settings.agora_token_version,
-            )
-        return WebRtcProvider(
-            stun_urls=_split(settings.stun_urls),
-            turn_urls=_split(settings.turn_urls),
-            turn_secret=settings.turn_secret,
-        )
-    except MediaError as exc:
-        raise SettingsError(f"the media settings are wrong: {exc}") from None
-
-
 def route_table() -> list[Route]:
     """Return the rows of every operation, for the documents; their handlers have no parts behind them."""
     nothing = cast(Any, None)
     handlers: list[Handlers] = [
         Sessions.__new__(Sessions),
         AccountHandlers(nothing),
+        PresenceHandlers(nothing),
         CallHandlers(nothing),
         WalletHandlers(nothing),
         ChatHandlers(nothing),
+        PushHandlers(nothing),
+        ChannelHandlers(nothing, nothing),
     ]
     return [route for handler in handlers for route in handler.routes()]
 
 
 def event_table() -> list[EventType]:
     """Return the rows of every event."""
-    return [*SESSION_EVENTS, *ACCOUNT_EVENTS, *CALL_EVENTS, *WALLET_EVENTS, *CHAT_EVENTS]
+    tables: tuple[Sequence[EventType], ...] = (
+        SESSION_EVENTS,
+        ACCOUNT_EVENTS,
+        PRESENCE_EVENTS,
+        CALL_EVENTS,
+        WALLET_EVENTS,
+        CHAT_EVENTS,
+        PUSH_EVENTS,
+        CHANNEL_EVENTS,
+    )
+    return [event for table in tables for event in table]
 
 
 class App:
@@ -283,44 +166,60 @@ class App:
         broker = self._broker = Broker(settings.redis_url, settings.redis_prefix)
         self._stack.push_async_callback(broker.close)
         hub = Hub(broker)
-        outbox = Outbox(pool, BrokerPublisher(broker))
         keys = load_keys(settings.jwt_secret, settings.data_path)
         accounts = Accounts(pool)
-        tracker = await self._open_tracker(broker)
-        calls = CallParts(settings, pool, outbox, accounts, broker, tracker)
+        presence = Presence(
+            broker,
+            hub,
+            node=self.node,
+            profiles=accounts,
+            resolve=accounts.resolve,
+            busy_of=lambda users: calls.service.busy_of(users),
+        )
+        push = self._push_parts(pool, accounts, presence.tracker)
+        outbox = Outbox(pool, BrokerPublisher(broker), push.planner if push else None)
+        marks = Marks(presence.tracker, accounts)
+        accounts.on_host_changed = presence.host_changed
+        accounts.on_push_changed = marks.push_changed
+        calls = CallParts(settings, pool, outbox, accounts, broker, marks)
         wallets = Wallets(pool=pool, people=accounts, calls=calls.service, commission_bp=settings.commission_bp)
         chat = Chat(pool, outbox, accounts, publish_ephemeral=partial(_whisper, broker))
-        snapshots: dict[str, Snapshot] = {
-            "calls": calls.service.snapshot,
-            "wallet": wallets.snapshot,
-            "unread": chat.unread,
-        }
-        sessions = Sessions(
-            verifiers=self._verifiers(keys),
-            accounts=accounts,
-            hub=hub,
-            node=self.node,
-            arrivals=TrackedArrivals(tracker),
-            snapshots=snapshots,
-            heartbeat_ms=settings.heartbeat_ms,
-        )
-        handlers: list[Handlers] = [
-            sessions,
-            AccountHandlers(accounts),
-            CallHandlers(calls.service),
-            WalletHandlers(wallets),
-            ChatHandlers(chat),
-        ]
-        if JOBS in self.roles:
-            self._run_jobs(pool, calls)
+        pushes = Pushes(pool)
+        await presence.start()
+        self._stack.push_async_callback(presence.close)
+        self._stack.push_async_callback(marks.close)
         self._spawn(outbox.run(), "outbox")
+        if JOBS in self.roles:
+            self._run_jobs(pool, calls, push, pushes)
         if HUB in self.roles:
-            self._spawn(calls.proofs.run(), "proofs")
-            dispatcher = self._dispatcher(pool, outbox, sessions, calls)
-            for handler in handlers:
-                dispatcher.add(handler.routes(), CODECS.values())
             await hub.start()
             self._stack.push_async_callback(hub.close)
+            channels = Channels(broker, hub, node=self.node)
+            self._stack.push_async_callback(channels.close)
+            sessions = Sessions(
+                verifiers=self._verifiers(keys),
+                accounts=accounts,
+                hub=hub,
+                node=self.node,
+                arrivals=Arrivals(presence, channels),
+                snapshots={"calls": calls.service.snapshot, "wallet": wallets.snapshot, "unread": chat.unread},
+                heartbeat_ms=settings.heartbeat_ms,
+            )
+            dispatcher = self._dispatcher(pool, outbox, sessions, calls.service, pushes)
+            handlers: list[Handlers] = [
+                sessions,
+                AccountHandlers(accounts, host_status=presence.status_of),
+                PresenceHandlers(presence),
+                CallHandlers(calls.service),
+                WalletHandlers(wallets),
+                ChatHandlers(chat),
+                PushHandlers(pushes),
+                ChannelHandlers(channels, hub),
+            ]
+            for handler in handlers:
+                dispatcher.add(handler.routes(), CODECS.values())
+            self._spawn(channels.run(), "channels")
+            self._spawn(calls.proofs.run(), "proofs")
             self._spawn(sessions.run(dispatcher.sessions.values), "sessions")
             mint_dev = partial(self._mint_dev, keys, accounts, outbox) if settings.dev else None
             await self._listen(dispatcher, http.build(ready=self._ready, mint_dev=mint_dev), sock)
@@ -336,12 +235,20 @@ class App:
         self._stack.push_async_callback(_close_pool, pool)
         return pool
 
-    async def _open_tracker(self, broker: Broker) -> Tracker:
-        tracker = Tracker(broker.backend.client, node=self.node, prefix=self.settings.redis_prefix)
-        if HUB in self.roles:
-            await tracker.start()
-            self._stack.push_async_callback(tracker.close)
-        return tracker
+    def _push_parts(self, pool: asyncpg.Pool, accounts: Accounts, tracker: Tracker) -> PushParts | None:
+        """Return the parts of push, or None when no service account is set: then nobody is woken."""
+        settings = self.settings
+        if not settings.firebase_credentials:
+            return None
+        push = PushParts(
+            pool,
+            accounts,
+            online=tracker.online,
+            certificate=settings.firebase_credentials,
+            url=settings.fcm_url,
+        )
+        self._stack.push_async_callback(push.close)
+        return push
 
     def _verifiers(self, keys: KeyRing) -> Verifiers:
         settings = self.settings
@@ -361,23 +268,31 @@ class App:
             verifiers.append(firebase)
         return Verifiers(verifiers)
 
-    def _dispatcher(self, pool: asyncpg.Pool, outbox: Outbox, sessions: Sessions, calls: CallParts) -> Dispatcher:
+    def _dispatcher(
+        self, pool: asyncpg.Pool, outbox: Outbox, sessions: Sessions, calls: Calls, pushes: Pushes
+    ) -> Dispatcher:
+        async def acknowledged(who: Principal, event_ids: Sequence[str]) -> None:
+            await calls.acknowledged(who, event_ids)
+            await pushes.confirm(who.user_id, event_ids, now_ms=time.time_ns() // 1_000_000)
+
         dispatcher = Dispatcher(
             outbox=outbox,
             pool=pool,
             rates=Rates(self.settings.requests_per_s, self.settings.requests_burst),
             on_closed=sessions.closed,
-            on_ack=calls.service.acknowledged,
+            on_ack=acknowledged,
             translate=translate,
         )
         self._stack.push_async_callback(dispatcher.close)
         return dispatcher
 
-    def _run_jobs(self, pool: asyncpg.Pool, calls: CallParts) -> None:
+    def _run_jobs(self, pool: asyncpg.Pool, calls: CallParts, push: PushParts | None, pushes: Pushes) -> None:
         self._spawn(calls.deadlines.run(), "deadlines")
         self._spawn(calls.news.run(), "meter news")
         self._spawn(MeterWorker(pool, wake=calls.news.wake).run(), "meters")
-        self._spawn(_purge(pool), "purge")
+        self._spawn(_purge(pool, pushes), "purge")
+        if push is not None:
+            self._spawn(push.worker.run(), "push")
 
     async def _listen(self, dispatcher: Dispatcher, app: Starlette, sock: socket.socket | None) -> None:
         settings = self.settings
@@ -391,12 +306,12 @@ class App:
                 sock=sock,
                 tls_certificate=settings.tls_certificate,
                 tls_key=settings.tls_key,
-                trusted_proxies=_split(settings.trusted_proxies),
+                trusted_proxies=split(settings.trusted_proxies),
                 drain_ms=settings.drain_ms,
             ),
             sockets=SocketOptions(
-                origins=_split(settings.allowed_origins),
-                trusted_proxies=_split(settings.trusted_proxies),
+                origins=split(settings.allowed_origins),
+                trusted_proxies=split(settings.trusted_proxies),
                 message_bytes_max=settings.frame_bytes_max,
                 outbox_bytes_max=settings.outbox_bytes_max,
                 connections_max=settings.connections_max,
@@ -404,6 +319,9 @@ class App:
                 unauthenticated_per_ip_max=settings.unauthenticated_per_ip_max,
                 sign_in_timeout_ms=settings.sign_in_timeout_ms,
                 heartbeat_ms=settings.heartbeat_ms,
+                # A request is one frame; pongs, acks of transport and fragments come on top.
+                frames_per_s=2 * settings.requests_per_s,
+                frames_burst=2 * settings.requests_burst,
                 compression=settings.compression,
             ),
         )
@@ -458,17 +376,25 @@ async def _whisper(broker: Broker, user_id: int, event: str, data: msgspec.Struc
     await broker.publish_ephemeral(user_stream(user_id), event, msgspec.json.encode(data))
 
 
-async def _purge(pool: asyncpg.Pool) -> None:
-    """Forget old replies, in small batches, until cancelled."""
+async def _purge(pool: asyncpg.Pool, pushes: Pushes) -> None:
+    """Forget old replies and the push ledger's old rows, in small batches, until cancelled."""
+
+    async def replies() -> int:
+        async with pool.acquire() as conn:
+            return await purge(conn)
+
+    async def ledger() -> int:
+        return await pushes.purge(now_ms=time.time_ns() // 1_000_000)
+
     while True:
         await asyncio.sleep(PURGE_EVERY_S)
-        try:
-            async with pool.acquire() as conn:
+        for batch in (replies, ledger):
+            try:
                 for _ in range(PURGE_BATCHES_MAX):
-                    if not await purge(conn):
+                    if not await batch():
                         break
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
-            log.warning("purge_failed", error=repr(exc))
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+                log.warning("purge_failed", error=repr(exc))
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:
@@ -482,7 +408,3 @@ async def _close_pool(pool: asyncpg.Pool) -> None:
             await pool.close()
     except TimeoutError:
         pool.terminate()
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

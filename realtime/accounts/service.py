@@ -47,6 +47,7 @@ class Accounts:
         devices_max: int = DEVICES_MAX,
         host_defaults: HostDefaults | None = None,
         on_host_changed: Callable[[int], None] = lambda user_id: None,
+        on_push_changed: Callable[[int], None] = lambda user_id: None,
     ) -> None:
         """Make the service.
 
@@ -54,12 +55,14 @@ class Accounts:
             devices_max: devices that one user may have signed in.
             host_defaults: price and pulse of a host who has not set them.
             on_host_changed: called with a host's internal id after a change has committed; must not block.
+            on_push_changed: the same for a user whose push addresses have changed.
         """
         self._pool = pool
         self._store = AccountStore()
         self._devices_max = devices_max
         self._host_defaults = host_defaults or HostDefaults()
         self.on_host_changed = on_host_changed
+        self.on_push_changed = on_push_changed
         self._tenants: Lru[str, int] = Lru(TENANTS_CACHED_MAX)
         self._ids: Lru[tuple[int, str], int] = Lru(IDS_CACHED_MAX)
         self._names: Lru[int, str] = Lru(IDS_CACHED_MAX)
@@ -231,10 +234,12 @@ class Accounts:
         await self._store.set_push_address(
             tx.conn, principal.user_id, principal.device_id, kind=kind, address=address, platform=platform
         )
+        tx.after_commit(lambda: self.on_push_changed(principal.user_id))
 
     async def unregister_push(self, tx: Tx, principal: Principal) -> None:
         """Send no more pushes to this device."""
         await self._store.clear_push_address(tx.conn, principal.user_id, principal.device_id)
+        tx.after_commit(lambda: self.on_push_changed(principal.user_id))
 
     async def push_targets(
         self, user_ids: Collection[int], *, conn: asyncpg.Connection | None = None
