@@ -33,10 +33,10 @@ class InviteData(Struct, omit_defaults=True):
 
 
 class InviteOk(Struct, omit_defaults=True):
-    """The call as it stands: usually a new one, `inviting`, in which you are the caller.
+    """The new call, `inviting`, in which you are the caller.
 
-    When the host was calling you at the same moment, both invites become that one call: its `role` says that you are
-    its host and do not pay, and if it was for the same media it is answered on this device already, with `media`.
+    When the host was calling you at the same moment for the same media, both invites become that one call: its `role`
+    says that you are its host and do not pay, and it is answered on this device already, with `media` to join it.
     """
 
     call: CallView

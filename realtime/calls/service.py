@@ -163,7 +163,8 @@ class Calls:
             mine = next((c for c in live if c.side_of(who.user_id)), None)
             raise Busy(who="caller", call_id=str(mine.call_id)) if mine else Busy(who="host")
         if theirs.media != media:
-            return Invited(theirs)  # rings here too; a camera is not opened without being asked for
+            # It rings here, and can be answered; a camera is not opened without being asked for.
+            raise Busy("this host is calling you", who="host", call_id=str(theirs.call_id))
         try:
             call = await self._act(tx, who, theirs.call_id, Accept(who.device_id))
         except (CallOver, Conflict):

@@ -265,9 +265,10 @@ async def test_crossed_invites_become_one_call_whose_payer_stays(world: World) -
 async def test_crossed_invites_for_other_media_ring_instead_of_opening_a_camera(world: World) -> None:
     ann, mia = await world.host("ann", coins=100), await world.host("mia", coins=100)
     call_id = await world.invite(ann, mia, media="video")
-    async with world.tx() as tx:
-        crossed = await world.calls.invite(tx, mia, host="ann", media="voice")
-    assert (crossed.call.call_id, crossed.call.state, crossed.media) == (call_id, State.INVITING, None)
+    with pytest.raises(Busy) as busy:
+        await world.invite(mia, ann, media="voice")
+    assert busy.value.details == {"who": "host", "call_id": str(call_id)}
+    assert (await world.call(call_id)).state is State.INVITING
 
 
 async def test_hang_up_counts_from_when_it_was_sent(world: World) -> None:
