@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from realtime.broker.address import Address, RedisUrl, read_url
@@ -24,7 +25,8 @@ from realtime.protocol.errors import Unavailable
 CONNECT_TIMEOUT_S: Final = 2.0
 COMMAND_TIMEOUT_S: Final = 3.0  # a script answers in microseconds; longer means that the server is gone
 POOL_MAX: Final = 64
-# One retry on a fresh connection: pooled ones are dead after a restart. Every script of ours may run twice.
+# One retry on a fresh connection: pooled ones are dead after a restart. Every script of ours may run twice. Not after a
+# timeout: whoever waits has waited long enough.
 RETRIES: Final = 1
 
 # redis-py's types are unions of its synchronous and asynchronous twins; nothing is gained by naming them.
@@ -138,7 +140,7 @@ def _options(url: RedisUrl) -> dict[str, Any]:
         "password": url.password or None,
         "socket_timeout": COMMAND_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "retry": Retry(NoBackoff(), RETRIES),
+        "retry": Retry(NoBackoff(), RETRIES, supported_errors=(RedisConnectionError,)),
         "protocol": 2,
         **({} if url.kind == "cluster" else {"db": url.db}),
     }
