@@ -57,6 +57,7 @@ create table billing.spending_wallets (
     paid billing.coins not null default 0,
     promo billing.coins not null default 0,
     v bigint not null default 0,
+    last_promo billing.coins not null default 0, -- promotional part of the last debit: a tick reads it back by RETURNING
     restricted boolean not null default false -- after a chargeback of coins that were spent
 ) with (fillfactor = 70);
 
@@ -111,7 +112,6 @@ create index transfers_debit on billing.transfers (debit_owner, at_ms)
 create index transfers_credit on billing.transfers (credit_owner, at_ms)
     where credit in ('wallet', 'earnings') and refused is null;
 create unique index transfers_corrects on billing.transfers (corrects, debit, bucket) where corrects is not null and refused is null;
-create index transfers_age on billing.transfers using brin (at_ms);
 create trigger append_only before update or delete on billing.transfers
     for each row execute function billing.refuse_change();
 create trigger append_only_all before truncate on billing.transfers

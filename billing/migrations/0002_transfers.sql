@@ -74,7 +74,7 @@ begin
                                     kind, debit, credit, bucket, refused, reason, corrects)
         select d.id, v_now, d.debit_owner, d.credit_owner, d.coins,
                case when d.refused is null then d.promo_part else 0 end,
-               case when d.refused is null then d.coins * d.fee_bp / 10000 else 0 end,
+               case when d.refused is null then d.coins / 10000 * d.fee_bp + d.coins % 10000 * d.fee_bp / 10000 else 0 end,
                d.tenant_id, d.fee_bp, d.kind, d.debit, d.credit, d.bucket, d.refused, d.reason, d.corrects
         from decided d
         on conflict (transfer_id) do nothing
@@ -113,6 +113,73 @@ begin
 end
 $$;
 grant execute on function billing.post_transfers to talkmeter_app;
+
+-- The same for payments from wallets to earnings, promotional coins first, which are most of all transfers: the wallet is
+-- checked and debited by one update, as in a tick. What that leaves over (no funds, restricted, unknown, a second payment
+-- of one wallet) is decided by post_transfers. A twin that is booked in another transaction at this moment raises
+-- unique_violation, and nothing is done.
+create function billing.post_payments(
+    p_now bigint, p_ids uuid[], p_kinds billing.transfer_kind[], p_payers bigint[], p_payees bigint[], p_coins bigint[],
+    p_fee_bps int[], p_reasons text[]
+) returns table (transfer_id uuid, outcome text, code text, promo bigint, fee bigint)
+language plpgsql security definer
+set search_path = billing, pg_temp
+set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    v_now bigint := moment(p_now);
+    v_done uuid[];
+    v_promos bigint[];
+    v_fees bigint[];
+begin
+    with asked as (
+        select t.*, row_number() over (partition by t.payer order by t.n) as turn
+        from unnest(p_ids, p_kinds, p_payers, p_payees, p_coins, p_fee_bps, p_reasons)
+             with ordinality as t (id, kind, payer, payee, coins, fee_bp, reason, n)
+        where not exists (select from transfers o where o.transfer_id = t.id)
+    ), paid as materialized (
+        update spending_wallets w
+        set last_promo = least(w.promo, a.coins), promo = w.promo - least(w.promo, a.coins),
+            paid = w.paid - (a.coins - least(w.promo, a.coins)), v = w.v + 1
+        from (select q.*, e.tenant_id as payee_tenant
+              from (select * from asked x where x.turn = 1 order by x.payer) q
+              join earning_wallets e on e.user_id = q.payee) a
+        where w.user_id = a.payer and w.paid + w.promo >= a.coins and not w.restricted and w.tenant_id = a.payee_tenant
+        returning a.id, a.kind, a.payer, a.payee, a.coins, a.fee_bp, a.reason, w.last_promo as promo, w.tenant_id,
+                  a.coins / 10000 * a.fee_bp + a.coins % 10000 * a.fee_bp / 10000 as fee
+    ), booked as (
+        insert into transfers as t (transfer_id, at_ms, debit_owner, credit_owner, coins, promo, fee, tenant_id, fee_bp,
+                                    kind, debit, credit, bucket, reason)
+        select p.id, v_now, p.payer, p.payee, p.coins, p.promo, p.fee, p.tenant_id, p.fee_bp, p.kind, 'wallet', 'earnings',
+               'auto', p.reason
+        from paid p
+        returning t.transfer_id, t.promo, t.fee
+    ), earned as (
+        update earning_wallets w
+        set earned = w.earned + m.earned, v = w.v + 1
+        from (select p.payee, sum(p.coins - p.fee)::bigint as earned from paid p group by p.payee order by p.payee) m
+        where w.user_id = m.payee
+    )
+    select array_agg(b.transfer_id), array_agg(b.promo), array_agg(b.fee) into v_done, v_promos, v_fees from booked b;
+    return query select u.id, 'done', null::text, u.promo, u.fee from unnest(v_done, v_promos, v_fees) as u (id, promo, fee);
+    if coalesce(cardinality(v_done), 0) < cardinality(p_ids) then
+        return query
+        select r.* from (
+            select array_agg(t.id) as ids, array_agg(t.kind) as kinds, array_agg(t.payer) as payers,
+                   array_agg(t.payee) as payees, array_agg(t.coins) as coins, array_agg(t.fee_bp) as fee_bps,
+                   array_agg(t.reason) as reasons, count(*)::int as n
+            from unnest(p_ids, p_kinds, p_payers, p_payees, p_coins, p_fee_bps, p_reasons)
+                 as t (id, kind, payer, payee, coins, fee_bp, reason)
+            where t.id <> all (coalesce(v_done, '{}'))
+        ) l, lateral post_transfers(v_now, l.ids, l.kinds, array_fill('wallet'::account, array[l.n]), l.payers,
+            array_fill('earnings'::account, array[l.n]), l.payees, l.coins, array_fill('auto'::bucket, array[l.n]),
+            l.fee_bps, l.reasons, array_fill(null::uuid, array[l.n])) r
+        where l.n > 0;
+    end if;
+end
+$$;
+grant execute on function billing.post_payments to talkmeter_app;
 
 -- One transfer, for the functions of this schema. Out: the outcome as above; 'unknown_account' when there was none.
 create function billing.post(

@@ -6,56 +6,60 @@ create type billing.event_kind as enum (
     'charged', 'low_balance', 'exhausted', 'suspended', 'resumed', 'lost', 'late_waived'
 );
 
--- One row a meter. The columns that a tick changes stand together: the write-ahead log then holds only these.
+-- One row a meter. The terms (price to grace) are those of the last row in meter_rates, repeated for the tick.
 -- `slot` is the tenth of a second in the minute at which pulses of whole minutes fall due. It stays the same while
--- the meter runs, so a tick changes no indexed column and the update stays on its page (HOT, fillfactor 60).
+-- the meter runs, so a tick changes no indexed column. Meters that started together lie together and are ticked by one
+-- transaction: the fillfactor leaves room for a second version of every row of a page, which keeps the update there (HOT).
+-- Columns are ordered by width: no padding in the row and in the write-ahead log; static limits are checked in
+-- meter_rates, once, not by every tick.
 create table billing.meters (
     meter_id uuid primary key,
     payer_id bigint not null,
     payee_id bigint not null,
-    tenant_id int not null,
-    price bigint not null check (price between 1 and 1000000000),
-    pulse_ms int not null check (pulse_ms >= 1000),
-    fee_bp int not null check (fee_bp between 0 and 10000),
-    tax_bp int not null check (tax_bp between 0 and 10000),
-    low_balance_ms int not null,
-    grace_ms int not null,
+    price bigint not null,
     opened_ms bigint not null,
     invited_ms bigint not null,
-    state billing.meter_state not null default 'open',
-    slot smallint check (slot between 0 and 599),
     -- changed by every tick
-    period int not null default 0 check (period >= 0),
-    fee_remainder int not null default 0 check (fee_remainder between 0 and 9999),
-    tax_remainder int not null default 0 check (tax_remainder between 0 and 9999),
-    warned boolean not null default false, -- the funded time is below the tariff's threshold, and that was said
     due_ms bigint, -- funded until; the next pulse falls due
     spent_paid bigint not null default 0 check (spent_paid >= 0),
     spent_promo bigint not null default 0 check (spent_promo >= 0),
     share bigint not null default 0 check (share >= 0), -- the host's, credited to the wallet when the meter ends
     fee bigint not null default 0,
     tax bigint not null default 0,
-    v bigint not null default 0, -- grows with every change of these sums
+    period int not null default 0,
+    v int not null default 0, -- grows with every change of these sums
+    fee_remainder int not null default 0 check (fee_remainder between 0 and 9999),
+    tax_remainder int not null default 0 check (tax_remainder between 0 and 9999),
+    -- as they are in the terms
+    tenant_id int not null,
+    pulse_ms int not null,
+    low_balance_ms int not null,
+    grace_ms int not null,
+    state billing.meter_state not null default 'open',
+    fee_bp smallint not null,
+    tax_bp smallint not null,
+    slot smallint,
+    warned boolean not null default false, -- the funded time is below the tariff's threshold, and that was said
     -- changed at the edges
     loss bigint not null default 0 check (loss >= 0), -- refunded, and no longer to be had from the host
+    started_ms bigint,
     running_since_ms bigint,
     suspended_ms bigint, -- last proof of life
     paused_from_ms bigint, -- when that was noticed
-    paused_ms bigint not null default 0,
-    pauses int not null default 0,
-    started_ms bigint,
     ended_ms bigint,
+    paused_ms int not null default 0,
+    pauses int not null default 0,
     reason text,
     lost_side billing.meter_side,
-    check (payer_id <> payee_id),
+    -- due_ms of a running meter that has no slot: pulses that are no multiple of a minute
+    timer_ms bigint generated always as (case when slot is null and state = 'running' then due_ms end) stored,
     check (spent_paid + spent_promo + loss = share + fee + tax),
     check ((state = 'ended') = (ended_ms is not null)),
     check (slot is null or state = 'running'),
     check (state in ('open', 'ended') or (due_ms is not null and started_ms is not null))
-) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.1);
+) with (fillfactor = 45, autovacuum_vacuum_scale_factor = 0.1);
 create index meters_slot on billing.meters (slot) where state = 'running' and slot is not null;
--- Pulses that are no multiple of a minute.
-create index meters_due on billing.meters (due_ms) where state = 'running' and slot is null;
+create index meters_timer on billing.meters (timer_ms) where timer_ms is not null;
 create index meters_suspended on billing.meters (meter_id) where state = 'suspended';
 create index meters_pending on billing.meters (payee_id) where state in ('running', 'suspended', 'faulted');
 create index meters_payer on billing.meters (payer_id, opened_ms);
@@ -66,12 +70,12 @@ create table billing.meter_rates (
     meter_id uuid not null,
     from_period int not null check (from_period >= 1),
     at_ms bigint not null,
-    price bigint not null,
-    pulse_ms int not null,
-    first_price bigint not null, -- of the period from_period: the minimum charge
-    first_ms int not null, -- and the time that it buys
-    fee_bp int not null,
-    tax_bp int not null,
+    price bigint not null check (price between 1 and 1000000000),
+    pulse_ms int not null check (pulse_ms between 1000 and 86400000),
+    first_price bigint not null check (first_price between price and 1000000000), -- of from_period: the minimum charge
+    first_ms int not null check (first_ms >= pulse_ms), -- and the time that it buys
+    fee_bp int not null check (fee_bp between 0 and 10000),
+    tax_bp int not null check (tax_bp between 0 and 10000),
     tariff jsonb not null,
     primary key (meter_id, from_period)
 );
@@ -143,8 +147,7 @@ create table billing.meter_events (
     meter_id uuid not null,
     at_ms bigint not null,
     funded_until_ms bigint not null,
-    ends_at_ms bigint not null, -- when the money runs out as things stand
-    price bigint not null,
+    price int not null,
     period int not null,
     kind billing.event_kind not null,
     side billing.meter_side

@@ -45,7 +45,7 @@ begin
         end if;
         return;
     end if;
-    if (select count(*) from spending_wallets s join earning_wallets e using (user_id)
+    if p_payer = p_payee or (select count(*) from spending_wallets s join earning_wallets e using (user_id)
         where s.user_id in (p_payer, p_payee) and s.tenant_id = p_tenant) <> 2 then
         raise exception 'payer or payee has no wallet in tenant %', p_tenant using errcode = 'TM002';
     end if;
@@ -151,8 +151,8 @@ begin
     v_ends := m.due_ms + least(v_left / m.price, 1000000) * m.pulse_ms;
     v_low := v_left < m.price or v_ends - p_now <= m.low_balance_ms;
     if v_left < m.price or (v_low and not m.warned) then
-        insert into meter_events (meter_id, at_ms, funded_until_ms, ends_at_ms, price, period, kind)
-        values (p_meter, p_now, m.due_ms, v_ends, m.price, m.period, 'low_balance');
+        insert into meter_events (meter_id, at_ms, funded_until_ms, price, period, kind)
+        values (p_meter, p_now, m.due_ms, m.price, m.period, 'low_balance');
     end if;
     update meters set warned = v_low where meter_id = p_meter and warned <> v_low;
 end
@@ -365,8 +365,8 @@ begin
     insert into meter_pauses (meter_id, seq, from_ms, cause, side)
     select p_meter, coalesce(max(seq), 0) + 1, v_at, case when v_silent is null then 'blind' else 'silent' end, v_silent
     from meter_pauses where meter_id = p_meter;
-    insert into meter_events (meter_id, at_ms, funded_until_ms, ends_at_ms, price, period, kind, side)
-    values (p_meter, v_at, m.due_ms, m.due_ms, m.price, m.period, 'suspended', v_silent);
+    insert into meter_events (meter_id, at_ms, funded_until_ms, price, period, kind, side)
+    values (p_meter, v_at, m.due_ms, m.price, m.period, 'suspended', v_silent);
 end
 $$;
 
@@ -374,8 +374,8 @@ create function billing.lose(p_now bigint, p_meter uuid, p_at bigint, p_side bil
 language plpgsql set search_path = billing, pg_temp as $$
 begin
     perform finish(p_now, p_meter, p_at, 'lost', p_side);
-    insert into meter_events (meter_id, at_ms, funded_until_ms, ends_at_ms, price, period, kind, side)
-    select p_meter, p_at, due_ms, p_at, price, period, 'lost', p_side from meters where meter_id = p_meter;
+    insert into meter_events (meter_id, at_ms, funded_until_ms, price, period, kind, side)
+    select p_meter, p_at, due_ms, price, period, 'lost', p_side from meters where meter_id = p_meter;
 end
 $$;
 
@@ -405,8 +405,8 @@ begin
                 paused_ms = paused_ms + greatest(p_now - paused_from_ms, 0), suspended_ms = null, paused_from_ms = null
             where meter_id = x.meter_id;
             update meter_pauses set until_ms = p_now where meter_id = x.meter_id and until_ms is null;
-            insert into meter_events (meter_id, at_ms, funded_until_ms, ends_at_ms, price, period, kind)
-            select x.meter_id, p_now, due_ms, due_ms, x.price, x.period, 'resumed' from meters where meter_id = x.meter_id;
+            insert into meter_events (meter_id, at_ms, funded_until_ms, price, period, kind)
+            select x.meter_id, p_now, due_ms, x.price, x.period, 'resumed' from meters where meter_id = x.meter_id;
         else
             perform lose(p_now, x.meter_id, x.suspended_ms, coalesce(x.gone, x.silent));
         end if;

@@ -6,7 +6,8 @@
 -- journaled, advanced and announced by one statement. A meter more than a minute overdue was not ticked because of us:
 -- the gap is waived, the pulse starts now. Meters without fresh proof of life are suspended, those that cannot pay end
 -- at the funded moment. The host's share is kept in the meter and reaches his wallet at its end.
--- Rows flow through the locks (meters, then spending wallets by user id), no intermediate results are joined.
+-- Rows flow through the locks (meters, then spending wallets by user id), no intermediate results are joined. The wallet
+-- is checked and debited by one update; last_promo brings back which coins it took.
 -- Out: how many meters were handled.
 create function billing.tick(p_now bigint, p_limit int, p_slots smallint[], p_only uuid[])
 returns int
@@ -16,102 +17,98 @@ set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off se
 as $$
 declare
     v_now bigint := moment(p_now);
+    v_handled int;
+    v_claimed uuid[];
     v_unproved uuid[];
-    v_broke uuid[];
-    v_charged int;
     v_paid int;
+    v_charged int;
     v_advanced int;
-    v_meter uuid;
-    v_watched int := 0;
+    v_fresh int;
 begin
     with phased as materialized (
-        select m.* from meters m
+        select m.meter_id, m.payer_id, m.price, m.due_ms, m.period, m.fee_remainder, m.tax_remainder, m.pulse_ms,
+               m.low_balance_ms, m.grace_ms, m.fee_bp, m.tax_bp, m.slot, m.warned, m.running_since_ms
+        from meters m
         where m.state = 'running' and m.slot = any (p_slots) and m.due_ms <= v_now
           and (p_only is null or m.meter_id = any (p_only))
         limit p_limit for no key update skip locked
     ), timed as materialized (
-        select m.* from meters m
-        where m.state = 'running' and m.slot is null and m.due_ms <= v_now
+        select m.meter_id, m.payer_id, m.price, m.due_ms, m.period, m.fee_remainder, m.tax_remainder, m.pulse_ms,
+               m.low_balance_ms, m.grace_ms, m.fee_bp, m.tax_bp, m.slot, m.warned, m.running_since_ms
+        from meters m
+        where m.timer_ms <= v_now
           and (p_only is null or m.meter_id = any (p_only))
-        order by m.due_ms limit p_limit for no key update skip locked
-    ), proved as materialized (
+        order by m.timer_ms limit p_limit for no key update skip locked
+    ), claimed as materialized (
         select c.*, coalesce(p.payer_heard_ms >= v_now - c.grace_ms / 2 and p.payee_heard_ms >= v_now - c.grace_ms / 2,
-                             false) as fresh,
-               case when v_now - c.due_ms > 60000 then v_now else c.due_ms end as begins_ms,
-               c.fee_remainder + c.price * c.fee_bp as fee_n
+                             false) as fresh
         from (select * from phased union all select * from timed) c
         left join meter_proofs p on p.meter_id = c.meter_id
-    ), priced as (
-        select u.*, (u.fee_n / 10000) as gross, u.tax_remainder + (u.fee_n / 10000) * u.tax_bp as tax_n,
-               row_number() over (partition by u.payer_id order by u.meter_id) as turn
-        from proved u where u.fresh
-    ), funded as materialized (
-        select t.*, w.paid, w.promo as promo_left, least(w.promo, t.price) as promo, not w.restricted
-               and w.paid + w.promo >= t.price as pays, w.paid + w.promo - t.price as remains,
-               w.paid + w.promo < 2 * t.price
-               or (w.paid + w.promo - t.price) / t.price * t.pulse_ms + t.pulse_ms <= t.low_balance_ms as low
-        from (select * from priced x where x.turn = 1 order by x.payer_id) t
-        join spending_wallets w on w.user_id = t.payer_id
-        for no key update of w skip locked
+    ), paid as materialized (
+        update spending_wallets w
+        set last_promo = least(w.promo, c.price), promo = w.promo - least(w.promo, c.price),
+            paid = w.paid - (c.price - least(w.promo, c.price)), v = w.v + 1
+        from (select x.* from (
+                  select q.*, q.fee_remainder + q.price * q.fee_bp as fee_n,
+                         case when v_now - q.due_ms > 60000 then v_now else q.due_ms end as begins_ms,
+                         row_number() over (partition by q.payer_id order by q.meter_id) as turn
+                  from claimed q where q.fresh) x
+              where x.turn = 1 order by x.payer_id) c
+        where w.user_id = c.payer_id and w.paid + w.promo >= c.price and not w.restricted
+        returning c.meter_id, c.period + 1 as period, c.price, c.due_ms, c.begins_ms, c.begins_ms + c.pulse_ms as next_ms,
+                  c.pulse_ms, c.slot, c.running_since_ms, c.warned, w.last_promo as promo, w.paid + w.promo as remains,
+                  w.paid + w.promo < c.price
+                  or (w.paid + w.promo) / c.price * c.pulse_ms + c.pulse_ms <= c.low_balance_ms as low,
+                  c.fee_n / 10000 as gross, (c.fee_n % 10000)::int as fee_remainder,
+                  c.tax_remainder + c.fee_n / 10000 * c.tax_bp as tax_n
     ), charged as (
         insert into charges (meter_id, period, at_ms, price, promo, share, fee, tax)
-        select f.meter_id, f.period + 1, f.begins_ms, f.price, f.promo, f.price - f.gross, f.gross - f.tax_n / 10000,
+        select f.meter_id, f.period, f.begins_ms, f.price, f.promo, f.price - f.gross, f.gross - f.tax_n / 10000,
                f.tax_n / 10000
-        from funded f where f.pays
-        returning 1
-    ), paid as (
-        update spending_wallets w
-        set paid = w.paid - (f.price - f.promo), promo = w.promo - f.promo, v = w.v + 1
-        from funded f where f.pays and w.user_id = f.payer_id
+        from paid f
         returning 1
     ), advanced as (
         update meters m
-        set period = f.period + 1, due_ms = f.begins_ms + f.pulse_ms,
-            slot = case when f.begins_ms = f.due_ms then f.slot else slot_of(f.begins_ms + f.pulse_ms, f.pulse_ms) end,
+        set period = f.period, due_ms = f.next_ms,
+            slot = case when f.begins_ms = f.due_ms then f.slot else slot_of(f.next_ms, f.pulse_ms) end,
             running_since_ms = case when f.begins_ms = f.due_ms then f.running_since_ms else f.begins_ms end,
-            fee_remainder = f.fee_n % 10000, tax_remainder = f.tax_n % 10000,
-            spent_paid = f.spent_paid + f.price - f.promo, spent_promo = f.spent_promo + f.promo,
-            share = f.share + f.price - f.gross, fee = f.fee + f.gross - f.tax_n / 10000, tax = f.tax + f.tax_n / 10000,
-            v = f.v + 1, warned = f.low
-        from funded f where f.pays and m.meter_id = f.meter_id
+            fee_remainder = f.fee_remainder, tax_remainder = f.tax_n % 10000,
+            spent_paid = m.spent_paid + f.price - f.promo, spent_promo = m.spent_promo + f.promo,
+            share = m.share + f.price - f.gross, fee = m.fee + f.gross - f.tax_n / 10000, tax = m.tax + f.tax_n / 10000,
+            v = m.v + 1, warned = f.low
+        from paid f where m.meter_id = f.meter_id
         returning 1
     ), announced as (
-        insert into meter_events (meter_id, at_ms, funded_until_ms, ends_at_ms, price, period, kind)
-        select f.meter_id, f.begins_ms, f.begins_ms + f.pulse_ms,
-               f.begins_ms + f.pulse_ms + least(f.remains / f.price, 1000000) * f.pulse_ms, f.price, f.period + 1, k.kind
-        from funded f
-        cross join lateral (
-            select 'late_waived'::event_kind as kind where f.begins_ms <> f.due_ms
-            union all
-            select 'charged'
-            union all
-            select 'low_balance'
-            where f.remains < f.price or (f.low and not f.warned)
-        ) k
-        where f.pays
+        insert into meter_events (meter_id, at_ms, funded_until_ms, price, period, kind)
+        select f.meter_id, f.begins_ms, f.next_ms, f.price, f.period, 'late_waived'::event_kind from paid f
+        where f.begins_ms <> f.due_ms
+        union all
+        select f.meter_id, f.begins_ms, f.next_ms, f.price, f.period, 'charged' from paid f
+        union all
+        select f.meter_id, f.begins_ms, f.next_ms, f.price, f.period, 'low_balance' from paid f
+        where f.low and (f.remains < f.price or not f.warned)
     ), late as (
         insert into meter_pauses (meter_id, seq, from_ms, until_ms, cause)
         select f.meter_id, 1 + coalesce((select max(seq) from meter_pauses q where q.meter_id = f.meter_id), 0), f.due_ms,
                f.begins_ms, 'late'
-        from funded f where f.pays and f.begins_ms <> f.due_ms
+        from paid f where f.begins_ms <> f.due_ms
     )
-    select (select count(*) from charged), (select count(*) from paid), (select count(*) from advanced),
-           (select array_agg(u.meter_id order by u.meter_id) from proved u where not u.fresh),
-           (select array_agg(f.meter_id order by f.meter_id) from funded f where not f.pays)
-    into v_charged, v_paid, v_advanced, v_unproved, v_broke;
-    if (v_charged, v_charged) is distinct from (v_paid, v_advanced) then
-        raise exception 'tick: % charges, % payments, % meters', v_charged, v_paid, v_advanced;
+    select count(*), count(*) filter (where c.fresh), array_agg(c.meter_id) filter (where c.fresh),
+           array_agg(c.meter_id) filter (where not c.fresh),
+           (select count(*) from paid), (select count(*) from charged), (select count(*) from advanced)
+    into v_handled, v_fresh, v_claimed, v_unproved, v_paid, v_charged, v_advanced
+    from claimed c;
+    if (v_paid, v_paid) is distinct from (v_charged, v_advanced) then
+        raise exception 'tick: % payments, % charges, % meters', v_paid, v_charged, v_advanced;
     end if;
-    foreach v_meter in array coalesce(v_unproved, '{}') loop
-        perform suspend(v_now, v_meter);
-    end loop;
-    foreach v_meter in array coalesce(v_broke, '{}') loop
-        perform exhaust(v_now, v_meter);
-    end loop;
-    if p_only is null then
-        v_watched := watch_suspended(v_now, p_limit);
+    if v_paid < v_fresh then
+        perform exhaust(v_now, x.meter_id)
+        from (select m.meter_id from meters m join spending_wallets w on w.user_id = m.payer_id
+              where m.meter_id = any (v_claimed) and m.due_ms <= v_now and (w.restricted or w.paid + w.promo < m.price)
+              order by w.user_id for no key update of w) x;
     end if;
-    return v_charged + coalesce(cardinality(v_unproved), 0) + coalesce(cardinality(v_broke), 0) + v_watched;
+    perform suspend(v_now, x) from unnest(v_unproved) x;
+    return v_handled + case when p_only is null then watch_suspended(v_now, p_limit) else 0 end;
 end
 $$;
 grant execute on function billing.tick to talkmeter_app;
@@ -140,8 +137,8 @@ declare
 begin
     select * into strict m from meters where meter_id = p_meter;
     perform finish(p_now, p_meter, m.due_ms, 'exhausted', null);
-    insert into meter_events (meter_id, at_ms, funded_until_ms, ends_at_ms, price, period, kind)
-    values (p_meter, m.due_ms, m.due_ms, m.due_ms, m.price, m.period, 'exhausted');
+    insert into meter_events (meter_id, at_ms, funded_until_ms, price, period, kind)
+    values (p_meter, m.due_ms, m.due_ms, m.price, m.period, 'exhausted');
 end
 $$;
 
@@ -232,8 +229,8 @@ begin
             perform exhaust(p_until, p_meter);
             return false;
         end if;
-        insert into meter_events (meter_id, at_ms, funded_until_ms, ends_at_ms, price, period, kind)
-        values (p_meter, m.due_ms, m.due_ms + m.pulse_ms, m.due_ms + m.pulse_ms, m.price, m.period + 1, 'charged');
+        insert into meter_events (meter_id, at_ms, funded_until_ms, price, period, kind)
+        values (p_meter, m.due_ms, m.due_ms + m.pulse_ms, m.price, m.period + 1, 'charged');
     end loop;
     return true;
 end
@@ -330,8 +327,8 @@ $$;
 grant execute on function billing.refund_charge to talkmeter_app;
 
 -- In: how many at most. Effect: the oldest events are deleted in the caller's transaction and returned: a rollback puts
--- them back. Events that another consumer holds are passed over. Balances are those of this moment, never older than
--- the event: their version tells.
+-- them back. Events that another consumer holds are passed over. Balances, and when the money will run out, are those of
+-- this moment, never older than the event: their version tells.
 create function billing.take_events(p_limit int)
 returns table (event_id bigint, kind billing.event_kind, meter_id uuid, tenant_id int, payer_id bigint, payee_id bigint,
                period int, price bigint, at_ms bigint, funded_until_ms bigint, ends_at_ms bigint, side billing.meter_side,
@@ -349,8 +346,11 @@ begin
         where e.event_id in (select x.event_id from meter_events x order by x.event_id limit p_limit for update skip locked)
         returning e.*
     )
-    select t.event_id, t.kind, t.meter_id, m.tenant_id, m.payer_id, m.payee_id, t.period, t.price, t.at_ms,
-           t.funded_until_ms, t.ends_at_ms, t.side, p.paid::bigint, p.promo::bigint, p.earned, p.v,
+    select t.event_id, t.kind, t.meter_id, m.tenant_id, m.payer_id, m.payee_id, t.period, t.price::bigint, t.at_ms,
+           t.funded_until_ms,
+           case when m.state = 'running' then m.due_ms + least((p.paid + p.promo) / m.price, 1000000) * m.pulse_ms
+                when m.state = 'ended' then m.ended_ms else m.due_ms end,
+           t.side, p.paid::bigint, p.promo::bigint, p.earned, p.v,
            h.paid::bigint, h.promo::bigint, h.earned, h.v, m.spent_paid + m.spent_promo, m.share
     from (select * from taken order by event_id) t
     join meters m on m.meter_id = t.meter_id
