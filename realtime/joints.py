@@ -79,14 +79,15 @@ class Marks:
         self._accounts = accounts
         self._writing: set[asyncio.Task[None]] = set()
 
-    async def bookable(self, user_ids: Sequence[int]) -> Mapping[int, bool]:
+    async def bookable(self, user_ids: Sequence[int], *, conn: asyncpg.Connection) -> Mapping[int, bool]:
         """Return whether each may be rung now; a user whom presence has forgotten may be, if a push can wake them."""
         try:
             states = await self._tracker.states(user_ids)
         except PresenceUnavailable as exc:
             raise Unavailable(f"presence: {exc}") from exc
         forgotten = [user_id for user_id, state in states.items() if not state.tenant_id]
-        woken = {target.user_id for target in await self._accounts.push_targets(forgotten)} if forgotten else set()
+        targets = await self._accounts.push_targets(forgotten, conn=conn) if forgotten else []
+        woken = {target.user_id for target in targets}
         return {user_id: state.rings or user_id in woken for user_id, state in states.items()}
 
     def busy(self, user_ids: Sequence[int], busy: bool) -> None:

@@ -38,8 +38,12 @@ class People(Protocol):
 class Presence(Protocol):
     """Who can be rung, and a place to say who is busy."""
 
-    async def bookable(self, user_ids: Sequence[int]) -> Mapping[int, bool]:
-        """Return whether each may be rung now, leaving out whether a call has them: the database knows that better."""
+    async def bookable(self, user_ids: Sequence[int], *, conn: asyncpg.Connection) -> Mapping[int, bool]:
+        """Return whether each may be rung now, leaving out whether a call has them: the database knows that better.
+
+        Args:
+            conn: for what has to be looked up in the database; the caller holds it, and must not wait for a second.
+        """
         ...
 
     def busy(self, user_ids: Sequence[int], busy: bool) -> None:

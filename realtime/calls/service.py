@@ -131,7 +131,7 @@ class Calls:
         crossed = await self._answer_crossed(tx, who, host_id, media)
         if crossed is not None:
             return crossed
-        await self._refuse_unavailable(profile, host_id, media)
+        await self._refuse_unavailable(tx, profile, host_id, media)
         if shown_coins is not None and shown_coins != profile.price_coins:
             raise Conflict("the price has changed", price_coins=profile.price_coins, pulse_ms=profile.pulse_ms)
         await self._refuse_poor(tx, who, profile)
@@ -171,12 +171,12 @@ class Calls:
             raise Busy(who="caller") from None
         return Invited(call, self._credentials(call, Side.HOST, await self._store.now_ms(tx.conn)))
 
-    async def _refuse_unavailable(self, profile: HostProfile, host_id: int, media: Media) -> None:
+    async def _refuse_unavailable(self, tx: Tx, profile: HostProfile, host_id: int, media: Media) -> None:
         if media not in profile.media:
             raise HostUnavailable(f"this host takes no {media} calls", media=list(profile.media))
         if profile.price_coins < 1:
             raise HostUnavailable("this host has set no price")
-        if not (await self._presence.bookable([host_id])).get(host_id, False):
+        if not (await self._presence.bookable([host_id], conn=tx.conn)).get(host_id, False):
             raise HostUnavailable
 
     async def _refuse_poor(self, tx: Tx, who: Principal, profile: HostProfile) -> None:

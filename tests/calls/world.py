@@ -142,7 +142,7 @@ class Online:
         self.away: set[int] = set()
         self.in_call: set[int] = set()
 
-    async def bookable(self, user_ids: Sequence[int]) -> Mapping[int, bool]:
+    async def bookable(self, user_ids: Sequence[int], *, conn: asyncpg.Connection) -> Mapping[int, bool]:
         return {user_id: user_id not in self.away for user_id in user_ids}
 
     def busy(self, user_ids: Sequence[int], busy: bool) -> None:
