@@ -2,7 +2,8 @@
 import { $, show } from "./dom.js";
 import { clock, coins, shortPrice } from "./format.js";
 
-const RESUME_PAINT_MS = 100; // smooth enough for a ring, and nothing for a processor
+const PAINT_MS = 100; // smooth enough for a ring, and nothing for a processor
+const ROUND_UP_MS = 999; // what is left says 0:00 when nothing is left
 
 export class Meter {
   #call = null;
@@ -20,7 +21,7 @@ export class Meter {
     this.#endsAtMs = 0;
     this.update(call, wallet);
     clearInterval(this.#timer);
-    this.#timer = setInterval(() => this.#paint(), RESUME_PAINT_MS);
+    this.#timer = setInterval(() => this.#paint(), PAINT_MS);
   }
 
   stop() {
@@ -69,7 +70,7 @@ export class Meter {
     const part = Math.max(0, Math.min(1, left / call.pulse_ms));
     $("meter-arc").style.strokeDasharray = `${running ? Math.max(0.01, part * 100) : 0} 100`;
     $("meter").dataset.state = !running ? "waiting" : call.paused ? "paused" : this.#endsAtMs ? "low" : "running";
-    $("meter-left").textContent = running ? clock(this.#lastsUntilMs() - now) : "–";
+    $("meter-left").textContent = running ? clock(this.#lastsUntilMs() - now + ROUND_UP_MS) : "–";
     $("call-clock").textContent = call.connected_ms ? clock(now - call.connected_ms) : "0:00";
     this.#paintWarning(now);
   }
@@ -79,7 +80,7 @@ export class Meter {
     if (warned) {
       const caller = this.#call.role === "caller";
       // The caller knows the coins of this moment; the host was told once, and a gift may have gone since.
-      $("low-balance-left").textContent = clock((caller ? this.#lastsUntilMs() : this.#endsAtMs) - now + 999);
+      $("low-balance-left").textContent = clock((caller ? this.#lastsUntilMs() : this.#endsAtMs) - now + ROUND_UP_MS);
       $("low-balance-text").textContent = caller ? "of talk left" : `until ${this.#call.peer.name}’s coins are used up`;
       show($("top-up"), caller);
     }

@@ -1,0 +1,1 @@
+"""The demo in real browsers: two pages that really call each other."""
