@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import asyncpg
 
@@ -48,6 +49,7 @@ class Accounts:
         host_defaults: HostDefaults | None = None,
         on_host_changed: Callable[[int], None] = lambda user_id: None,
         on_push_changed: Callable[[int], None] = lambda user_id: None,
+        push_enabled: bool = True,
     ) -> None:
         """Make the service.
 
@@ -56,6 +58,7 @@ class Accounts:
             host_defaults: price and pulse of a host who has not set them.
             on_host_changed: called with a host's internal id after a change has committed; must not block.
             on_push_changed: the same for a user whose push addresses have changed.
+            push_enabled: whether there is a push service at all; without one nobody can be woken.
         """
         self._pool = pool
         self._store = AccountStore()
@@ -63,6 +66,7 @@ class Accounts:
         self._host_defaults = host_defaults or HostDefaults()
         self.on_host_changed = on_host_changed
         self.on_push_changed = on_push_changed
+        self.push_enabled = push_enabled
         self._tenants: Lru[str, int] = Lru(TENANTS_CACHED_MAX)
         self._ids: Lru[tuple[int, str], int] = Lru(IDS_CACHED_MAX)
         self._names: Lru[int, str] = Lru(IDS_CACHED_MAX)
@@ -217,12 +221,15 @@ class Accounts:
         """Forget this device and its push address."""
         async with self._pool.acquire() as conn:
             await self._store.drop_device(conn, principal.user_id, principal.device_id)
+        self.on_push_changed(principal.user_id)
 
     async def sign_out_everywhere(self, user_id: int, *, now_ms: int) -> tuple[str, ...]:
         """Refuse all tokens issued until now and forget all devices; return their ids, to close their sockets."""
         async with self._pool.acquire() as conn, conn.transaction():
             await self._store.revoke_tokens(conn, user_id, now_ms)
-            return tuple(await self._store.drop_all_devices(conn, user_id))
+            gone = await self._store.drop_all_devices(conn, user_id)
+        self.on_push_changed(user_id)
+        return tuple(gone)
 
     async def touch_devices(self, devices: Sequence[tuple[int, str]]) -> None:
         """Note that these (user, device) pairs are still there; for the policy's order and for last seen."""
@@ -231,10 +238,11 @@ class Accounts:
 
     async def register_push(self, tx: Tx, principal: Principal, *, kind: str, address: str, platform: str) -> None:
         """Give this device a push address; whoever had it before, on the same phone, loses it."""
-        await self._store.set_push_address(
+        losers = await self._store.set_push_address(
             tx.conn, principal.user_id, principal.device_id, kind=kind, address=address, platform=platform
         )
-        tx.after_commit(lambda: self.on_push_changed(principal.user_id))
+        for user_id in {principal.user_id, *losers}:
+            tx.after_commit(partial(self.on_push_changed, user_id))
 
     async def unregister_push(self, tx: Tx, principal: Principal) -> None:
         """Send no more pushes to this device."""
@@ -244,16 +252,19 @@ class Accounts:
     async def push_targets(
         self, user_ids: Collection[int], *, conn: asyncpg.Connection | None = None
     ) -> list[PushTarget]:
-        """Return where these users can be reached by push."""
+        """Return where these users can be reached by push; nowhere while push is off."""
+        if not self.push_enabled:
+            return []
         async with self._conn(conn) as mine:
             return await self._store.push_targets(mine, user_ids)
 
-    async def forget_push_addresses(
-        self, dead: Sequence[tuple[str, str]], *, conn: asyncpg.Connection | None = None
-    ) -> int:
-        """Forget (kind, address) pairs that the push service has called dead; return how many there were."""
-        async with self._conn(conn) as mine:
-            return await self._store.forget_push_addresses(mine, dead)
+    async def forget_push_addresses(self, dead: Sequence[tuple[str, str]]) -> set[int]:
+        """Forget (kind, address) pairs that the push service has called dead; return the users who had them."""
+        async with self._pool.acquire() as conn:
+            losers = await self._store.forget_push_addresses(conn, dead)
+        for user_id in losers:
+            self.on_push_changed(user_id)
+        return losers
 
     # Hosts.
 

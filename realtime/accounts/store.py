@@ -111,10 +111,11 @@ class AccountStore:
 
     async def set_push_address(
         self, conn: asyncpg.Connection, user_id: int, device_id: str, *, kind: str, address: str, platform: str
-    ) -> None:
-        """Call it in a transaction: the address is first taken from whoever has it."""
-        await conn.execute(self._sql["release_push_address"], kind, address, user_id, device_id)
+    ) -> set[int]:
+        """Call it in a transaction: the address is first taken from whoever has it; return those users."""
+        losers = await conn.fetch(self._sql["release_push_address"], kind, address, user_id, device_id)
         await conn.execute(self._sql["set_push_address"], user_id, device_id, kind, address, platform)
+        return {row["user_id"] for row in losers}
 
     async def clear_push_address(self, conn: asyncpg.Connection, user_id: int, device_id: str) -> None:
         await conn.execute(self._sql["set_push_address"], user_id, device_id, None, None, None)
@@ -123,11 +124,11 @@ class AccountStore:
         rows = await conn.fetch(self._sql["push_targets"], list(user_ids))
         return [PushTarget(*row) for row in rows]
 
-    async def forget_push_addresses(self, conn: asyncpg.Connection, dead: Sequence[tuple[str, str]]) -> int:
-        count: int = await conn.fetchval(
+    async def forget_push_addresses(self, conn: asyncpg.Connection, dead: Sequence[tuple[str, str]]) -> set[int]:
+        rows = await conn.fetch(
             self._sql["forget_push_addresses"], [kind for kind, _ in dead], [address for _, address in dead]
         )
-        return count
+        return {row["user_id"] for row in rows}
 
     async def host_profiles(self, conn: asyncpg.Connection, user_ids: Collection[int]) -> dict[int, HostProfile]:
         rows = await conn.fetch(self._sql["host_profiles"], list(user_ids))

@@ -101,9 +101,10 @@ from unnest($1::bigint[], $2::text[]) as seen (user_id, device_id)
 where d.user_id = seen.user_id and d.device_id = seen.device_id
 
 -- name: release_push_address
--- In: kind, address, user and device that will have it. Takes it from whoever had it.
+-- In: kind, address, user and device that will have it. Takes it from whoever had it. Out: that user.
 update realtime.devices set push_kind = null, push_address = null
 where push_kind = $1 and push_address = $2 and (user_id, device_id) <> ($3, $4)
+returning user_id
 
 -- name: set_push_address
 -- In: user, device, kind, address (both null to forget them), platform or null.
@@ -120,14 +121,11 @@ where user_id = any($1::bigint[]) and push_address is not null
 order by user_id, device_id
 
 -- name: forget_push_addresses
--- In: kinds and addresses, pairwise, that the push service has called dead. Out: number forgotten.
-with dead as (
-    update realtime.devices d set push_kind = null, push_address = null
-    from unnest($1::text[], $2::text[]) as gone (kind, address)
-    where d.push_kind = gone.kind and d.push_address = gone.address
-    returning 1
-)
-select count(*) from dead
+-- In: kinds and addresses, pairwise, that the push service has called dead. Out: the users who had them.
+update realtime.devices d set push_kind = null, push_address = null
+from unnest($1::text[], $2::text[]) as gone (kind, address)
+where d.push_kind = gone.kind and d.push_address = gone.address
+returning d.user_id
 
 -- name: host_profiles
 -- In: ids. Out: one row for each that is a host.

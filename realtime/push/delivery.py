@@ -113,8 +113,8 @@ class PushDelivery:
                 await self._store.record(conn, deliveries, now_ms)
             if states:
                 await self._store.settle(conn, states)
-            if dead:
-                await self._accounts.forget_push_addresses(dead, conn=conn)
+        if dead:
+            await self._accounts.forget_push_addresses(dead)
         return max(later.values(), default=None)
 
 

@@ -159,8 +159,37 @@ async def test_a_dead_push_address_is_forgotten_once(accounts: Accounts, outbox:
     alice = (await accounts.sign_in(identity("alice"), Device(device_id="phone"))).principal
     async with outbox.transaction(alice.tenant_id) as tx:
         await accounts.register_push(tx, alice, kind="fcm", address="dead", platform="")
-    assert await accounts.forget_push_addresses([("fcm", "dead"), ("fcm", "unknown"), ("fcm_fid", "dead")]) == 1
+    changed: list[int] = []
+    accounts.on_push_changed = changed.append
+    dead = [("fcm", "dead"), ("fcm", "unknown"), ("fcm_fid", "dead")]
+    assert await accounts.forget_push_addresses(dead) == {alice.user_id}
+    assert await accounts.forget_push_addresses(dead) == set()
+    assert changed == [alice.user_id]
     assert await accounts.push_targets([alice.user_id]) == []
+
+
+async def test_nobody_can_be_woken_while_there_is_no_push_service(accounts: Accounts, outbox: Outbox) -> None:
+    alice = (await accounts.sign_in(identity("alice"), Device(device_id="phone"))).principal
+    async with outbox.transaction(alice.tenant_id) as tx:
+        await accounts.register_push(tx, alice, kind="fcm", address="token", platform="")
+    assert len(await accounts.push_targets([alice.user_id])) == 1
+    accounts.push_enabled = False
+    assert await accounts.push_targets([alice.user_id]) == []
+
+
+async def test_every_loss_of_a_push_address_is_told(accounts: Accounts, outbox: Outbox) -> None:
+    alice = (await accounts.sign_in(identity("alice"), Device(device_id="phone"))).principal
+    bob = (await accounts.sign_in(identity("bob"), Device(device_id="phone"))).principal
+    changed: list[int] = []
+    accounts.on_push_changed = changed.append
+    for principal in (alice, bob):
+        async with outbox.transaction(principal.tenant_id) as tx:
+            await accounts.register_push(tx, principal, kind="fcm", address="token", platform="")
+    assert (changed[0], set(changed[1:])) == (alice.user_id, {alice.user_id, bob.user_id})
+    changed.clear()
+    await accounts.sign_out(bob)
+    await accounts.sign_out_everywhere(alice.user_id, now_ms=NOW_MS + 1)
+    assert changed == [bob.user_id, alice.user_id]
 
 
 async def test_a_sign_in_as_host_makes_a_host_page_with_the_defaults(accounts: Accounts) -> None:
