@@ -58,6 +58,7 @@ from realtime.push.service import Pushes
 from realtime.session import EVENTS as SESSION_EVENTS
 from realtime.session import Sessions
 from realtime.transport.options import SocketOptions
+from realtime.transport.outbox import broadcast
 from realtime.transport.server import ListenOptions, Server
 from realtime.wallet.errors import translate
 from realtime.wallet.handlers import EVENTS as WALLET_EVENTS
@@ -165,9 +166,9 @@ class App:
         pool = self._pool = await self._open_pool()
         broker = self._broker = Broker(settings.redis_url, settings.redis_prefix)
         self._stack.push_async_callback(broker.close)
-        hub = Hub(broker)
+        hub = Hub(broker, fan_out=broadcast)
         keys = load_keys(settings.jwt_secret, settings.data_path)
-        accounts = Accounts(pool)
+        accounts = Accounts(pool, push_enabled=bool(settings.firebase_credentials))
         presence = Presence(
             broker,
             hub,
@@ -272,8 +273,9 @@ class App:
         self, pool: asyncpg.Pool, outbox: Outbox, sessions: Sessions, calls: Calls, pushes: Pushes
     ) -> Dispatcher:
         async def acknowledged(who: Principal, event_ids: Sequence[str]) -> None:
-            await calls.acknowledged(who, event_ids)
+            # First what stops a push, which must not depend on whether the call is still there.
             await pushes.confirm(who.user_id, event_ids, now_ms=time.time_ns() // 1_000_000)
+            await calls.acknowledged(who, event_ids)
 
         dispatcher = Dispatcher(
             outbox=outbox,
