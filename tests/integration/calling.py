@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 from realtime.client import Client, Event
+from tests.integration.documented import check_event, check_reply
 
 EVENT_TIMEOUT_S = 20.0
 PROOF_EVERY_S = 1.0
@@ -26,6 +26,8 @@ class Player:
         self.client.on("*", self._note)
 
     def _note(self, event: Event) -> None:
+        if not event.name.startswith("client."):
+            check_event(event.name, event.data)
         self.seen.append(event)
         self._changed.set()
 
@@ -43,7 +45,9 @@ class Player:
                 await self._changed.wait()
 
     async def ask(self, op: str, **data: Any) -> Any:
-        return await self.client.request(op, data)
+        answer = await self.client.request(op, data)
+        check_reply(op, answer)
+        return answer
 
     def prove_media(self, call_id: str) -> None:
         """Say that media flows, now and again every second, as long as the call lasts."""
@@ -75,7 +79,3 @@ async def talk(caller: Player, host: Player, host_id: str, *, media: str = "voic
     host.prove_media(call_id)
     await caller.wait_for("call.connected")
     return call_id
-
-
-def key() -> str:
-    return uuid4().hex

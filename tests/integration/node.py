@@ -34,14 +34,15 @@ class Node:
         self.url = ""
 
     @classmethod
-    async def start(cls, folder: Path, *arguments: str, **settings: object) -> Node:
+    async def start(cls, folder: Path, *arguments: str, dev: bool = True, **settings: object) -> Node:
         """Start `talkmeter serve --dev --port 0` with these TALKMETER_* settings, and wait until it serves."""
+        arguments = ("--dev", *arguments) if dev else arguments
         env = {name: value for name, value in os.environ.items() if not name.startswith("TALKMETER_")}
         env |= {f"TALKMETER_{name.upper()}": str(value) for name, value in settings.items()}
         log = folder / f"node-{uuid4().hex[:8]}.log"
         with log.open("wb") as out:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "realtime", "serve", "--dev", "--port", "0", *arguments,
+                sys.executable, "-m", "realtime", "serve", "--port", "0", *arguments,
                 cwd=ROOT, env=env, stdout=out, stderr=out,
             )  # fmt: skip
         node = cls(process, log)
@@ -91,9 +92,9 @@ class Node:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, *arguments: str, **settings: object) -> AsyncIterator[Node]:
+async def running(folder: Path, *arguments: str, dev: bool = True, **settings: object) -> AsyncIterator[Node]:
     """A node for the length of the block; stopped by SIGTERM unless it has ended before."""
-    node = await Node.start(folder, *arguments, **settings)
+    node = await Node.start(folder, *arguments, dev=dev, **settings)
     try:
         yield node
     finally:

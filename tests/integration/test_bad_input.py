@@ -232,7 +232,11 @@ async def test_a_flood_is_told_to_wait_and_others_are_served(node: Node) -> None
 
 
 async def test_sockets_that_never_sign_in_are_closed_and_disturb_nobody(shared: dict[str, Any], tmp_path: Path) -> None:
-    limits = {"sign_in_timeout_ms": 4000, "unauthenticated_per_ip_max": 800, "unauthenticated_max": 1000}
+    limits: dict[str, Any] = {
+        "sign_in_timeout_ms": 4000,
+        "unauthenticated_per_ip_max": 800,
+        "unauthenticated_max": 1000,
+    }
     async with running(tmp_path, **shared, **limits) as node:
         token = await node.token("ravi")
         async with raw(node) as good:
