@@ -23,6 +23,7 @@ __all__ = ["CONTROL", "EncodedEvent", "Hub"]
 UNSUBSCRIBE_DELAY_S: Final = 5.0  # a phone that changes its network is back within this
 SWEEP_S: Final = 1.0
 RECHECK_S: Final = 20.0  # how long a lost publish may stay unnoticed
+DOUBT_RETRY_S: Final = 0.3  # while the subscription stands but commands fail, as in a failover
 RECHECK_BATCH: Final = 500  # streams of one look at positions
 HELD_EVENTS_MAX: Final = 1_000  # events kept for a socket that is signing in, or while a gap is filled
 RESYNC_SPREAD_S: Final = 2.0  # sockets that must come back do not all come at once
@@ -30,6 +31,7 @@ USER: Final = "user"  # the wire's name of a user's own stream
 CONTROL: Final = "_"  # events whose names begin so are for hubs, not for sockets
 
 Control = Callable[[str, bytes], None]
+FanOut = Callable[[Iterable[Any], EncodedEvent], None]
 
 
 class _Opening:
@@ -86,15 +88,19 @@ class Hub:
 
     Args:
         broker: brings events; the hub starts it and is its sink.
+        fan_out: hands an event to many sockets; the transport has one that is quicker than one by one.
     """
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, fan_out: FanOut | None = None) -> None:
         self.broker = broker
+        self._fan_out = fan_out or _one_by_one
         self._streams: dict[str, _Stream] = {}
         self._of: dict[Socket, tuple[_Stream, ...]] = {}
         self._listeners: dict[str, Control] = {}
         self._restorers: list[Callable[[Sequence[str]], None]] = []
         self._idle: set[_Stream] = set()
+        self._doubtful: set[str] = set()
+        self._doubting = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -249,9 +255,7 @@ class Hub:
             self._take(here, event)
 
     def restored(self, streams: Sequence[str]) -> None:
-        keys = [key for key in streams if key in self._streams]
-        if keys:
-            self._own(self._check(keys), "hub-restored")
+        self._doubt(key for key in streams if key in self._streams)
         for restored in self._restorers:
             restored(streams)
 
@@ -312,7 +316,8 @@ class Hub:
             replay = await self.broker.replay(stream.key, at)
         except Unavailable:
             stream.waiting.clear()
-            return  # `restored` or the next recheck finds the gap again
+            self._doubt([stream.key])
+            return
         finally:
             stream.repair = None
         if Position(stream.epoch, stream.offset) != at:
@@ -326,6 +331,24 @@ class Hub:
         for event in (*replay.events, *waiting):
             self._take(stream, event)
 
+    def _doubt(self, keys: Iterable[str]) -> None:
+        """These streams may have missed something: check them, again and again until Redis says."""
+        self._doubtful.update(keys)
+        if self._doubtful and not self._doubting:
+            self._doubting = True
+            self._own(self._resolve_doubts(), "hub-doubts")
+
+    async def _resolve_doubts(self) -> None:
+        try:
+            while self._doubtful:
+                keys = list(self._doubtful)
+                self._doubtful.clear()
+                await self._check(keys)
+                if self._doubtful:
+                    await asyncio.sleep(DOUBT_RETRY_S * random.uniform(0.8, 1.2))
+        finally:
+            self._doubting = False
+
     async def _check(self, keys: Sequence[str]) -> None:
         """Compare positions with the heads in Redis; fill gaps, and give up streams whose epoch is over."""
         for start in range(0, len(keys), RECHECK_BATCH):
@@ -333,7 +356,8 @@ class Hub:
             try:
                 heads = await self.broker.positions(batch)
             except Unavailable:
-                return  # the next round looks again
+                self._doubt(batch)
+                continue
             for key, head in zip(batch, heads, strict=True):
                 stream = self._streams.get(key)
                 if stream is not None:
@@ -385,8 +409,7 @@ class Hub:
     # Sockets.
 
     def _send(self, stream: _Stream, event: EncodedEvent) -> None:
-        for conn in stream.live:
-            conn.send_event(event)
+        self._fan_out(stream.live, event)
         if stream.opening:
             for conn, opening in list(stream.opening.items()):
                 if event.offset and event.offset <= opening.floor:
@@ -463,3 +486,8 @@ class Hub:
             for start in range(0, len(keys), RECHECK_BATCH):
                 await asyncio.sleep(pause * random.uniform(0.8, 1.2))
                 await self._check([key for key in keys[start : start + RECHECK_BATCH] if key in self._streams])
+
+
+def _one_by_one(conns: Iterable[Any], event: EncodedEvent) -> None:
+    for conn in conns:
+        conn.send_event(event)
