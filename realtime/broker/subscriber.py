@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from realtime.broker.address import Address
@@ -24,6 +26,18 @@ LAYOUT_CHECK_S: Final = 10.0  # how long a demoted master may go on being listen
 Message = Callable[[bytes, bytes], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Backoff:
+    """How long a server is left alone, and until when (monotonic seconds)."""
+
+    delay_s: float
+    until: float
+
+
+NOWHERE: Final = Address()  # stands for the layout itself, when nobody tells it
+NO_BACKOFF: Final = _Backoff(0.0, 0.0)
+
+
 class Subscriber:
     """Keeps a set of channels subscribed.
 
@@ -35,7 +49,8 @@ class Subscriber:
     """
 
     __slots__ = (
-        "_backend", "_channels", "_links", "_lost", "_message", "_restored", "_stale", "_task", "_waiters", "_wake",
+        "_backend", "_backoffs", "_channels", "_links", "_lost", "_message", "_moved", "_restored", "_stale", "_task",
+        "_waiters", "_wake",
     )  # fmt: skip
 
     def __init__(self, backend: Backend, *, message: Message, restored: Callable[[list[str]], None]) -> None:
@@ -47,6 +62,8 @@ class Subscriber:
         self._lost: set[str] = set()  # may have missed messages since they were last confirmed
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._links: dict[Address, Link] = {}
+        self._backoffs: dict[Address, _Backoff] = {}
+        self._moved = False  # the layout may have changed: ask for it before the next placing
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -117,6 +134,7 @@ class Subscriber:
         for channel in channels:
             if self._channels.get(channel) is not link:
                 continue
+            self._backoffs.pop(link.address, None)
             for waiter in self._waiters.pop(channel, ()):
                 if not waiter.done():
                     waiter.set_result(None)
@@ -128,40 +146,84 @@ class Subscriber:
 
     def link_dropped(self, link: Link, channels: Iterable[str]) -> None:
         """The link no longer has these channels: it broke, or their slot lives elsewhere now."""
-        if self._links.get(link.address) is link and link.closed:
-            del self._links[link.address]
-        for channel in channels:
-            if self._channels.get(channel, self) is link:
-                self._channels[channel] = None
-                self._stale.add(channel)
-                self._lost.add(channel)
+        dropped = [channel for channel in channels if self._channels.get(channel) is link]
+        for channel in dropped:
+            self._channels[channel] = None
+        self._stale.update(dropped)
+        self._lost.update(dropped)
+        self._moved = True
+        if link.closed:
+            if self._links.get(link.address) is link:
+                del self._links[link.address]
+        else:
+            self._put_off(link.address, dropped)  # the server is there, and cannot or will not
         self._wake.set()
 
     async def _keep(self) -> None:
-        """Give every channel without a link one; come back with backoff when that fails."""
-        delay = BACKOFF_MIN_S
+        """Give every channel without a link one, until cancelled."""
         while True:
             await self._wait()
             if not self._stale:
                 continue
             await asyncio.sleep(0)  # one turn, so that all channels which are asked for in this one go out together
             try:
-                if delay > BACKOFF_MIN_S or self._lost:
+                if self._moved:
                     await self._backend.refresh()
-                await self._place(list(self._stale))
-                delay = BACKOFF_MIN_S
-            except (Unavailable, OSError, TimeoutError):
-                self._give_up_waiting()
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # jitter: all nodes lost it at the same moment
-                delay = min(delay * 2, BACKOFF_MAX_S)
-                self._wake.set()
+                    self._moved = False
+                placed = await self._backend.servers(list(self._stale))
+                self._backoffs.pop(NOWHERE, None)
+            except Unavailable:
+                self._put_off(NOWHERE, list(self._stale))
+                continue
+            for address, names in placed.items():
+                await self._place(address, names)
+
+    async def _place(self, address: Address, names: list[str]) -> None:
+        """Subscribe channels at their server, unless it has failed a moment ago."""
+        if self._backoffs.get(address, NO_BACKOFF).until > time.monotonic():
+            self._give_up_waiting(names)
+            return
+        try:
+            link = self._links.get(address) or await self._connect(address)
+        except (OSError, TimeoutError):
+            self._moved = True
+            self._put_off(address, names)
+            return
+        wanted = [name for name in names if self._channels.get(name, self) is None]  # not dropped meanwhile
+        for name in wanted:
+            self._channels[name] = link
+        self._stale.difference_update(names)
+        link.subscribe(wanted)
+
+    def _put_off(self, address: Address, channels: Iterable[str]) -> None:
+        """Leave a server alone for a while; twice as long each time, and not for all nodes alike."""
+        last = self._backoffs.get(address, NO_BACKOFF).delay_s
+        delay = min(max(2 * last, BACKOFF_MIN_S), BACKOFF_MAX_S)
+        self._backoffs[address] = _Backoff(delay, time.monotonic() + delay * random.uniform(0.5, 1.0))
+        self._give_up_waiting(channels)
+
+    def _give_up_waiting(self, channels: Iterable[str]) -> None:
+        """Let callers of `subscribe` go on, they will hear from `restored`."""
+        for channel in channels:
+            if channel in self._channels:
+                self._lost.add(channel)
+            for waiter in self._waiters.pop(channel, ()):
+                if not waiter.done():
+                    waiter.set_exception(TimeoutError())
 
     async def _wait(self) -> None:
+        """Wait for something to do: channels to place, the end of a backoff, or the next look at the layout."""
+        pause = LAYOUT_CHECK_S
+        if self._stale:
+            now = time.monotonic()
+            pause = min((one.until for one in self._backoffs.values() if one.until > now), default=now) - now
         try:
-            async with asyncio.timeout(LAYOUT_CHECK_S):  # not wait_for: before 3.12 it may swallow a cancel
+            async with asyncio.timeout(pause):  # not wait_for: before 3.12 it may swallow a cancel
                 await self._wake.wait()
         except TimeoutError:
-            await self._leave_demoted()
+            if not self._stale:
+                self._backoffs.clear()
+                await self._leave_demoted()
         self._wake.clear()
 
     async def _leave_demoted(self) -> None:
@@ -175,23 +237,6 @@ class Subscriber:
         for address, link in list(self._links.items()):
             if address not in wanted:
                 link.abort()
-
-    def _give_up_waiting(self) -> None:
-        """Nobody can be reached: let callers of `subscribe` go on, they will hear from `restored`."""
-        self._lost |= self._stale
-        for channel in self._stale:
-            for waiter in self._waiters.pop(channel, ()):
-                if not waiter.done():
-                    waiter.set_exception(TimeoutError())
-
-    async def _place(self, channels: list[str]) -> None:
-        for address, names in (await self._backend.servers(channels)).items():
-            link = self._links.get(address) or await self._connect(address)
-            wanted = [name for name in names if self._channels.get(name, self) is None]  # not dropped meanwhile
-            for name in wanted:
-                self._channels[name] = link
-            self._stale.difference_update(names)
-            link.subscribe(wanted)
 
     async def _connect(self, address: Address) -> Link:
         url = self._backend.url
