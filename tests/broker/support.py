@@ -112,26 +112,18 @@ class Valkey:
         return f"redis://127.0.0.1:{self.port}" if self.port else f"unix://{self.socket}"
 
     def start(self) -> Valkey:
-        command = [
-            find_valkey(),
-            "--port",
-            str(self.port),
-            "--dir",
-            str(self.folder),
-            "--save",
-            "",
-            "--daemonize",
-            "no",
-        ]
-        command += ["--bind", "127.0.0.1"] if self.port else ["--unixsocket", str(self.socket)]
-        log = (self.folder / f"valkey-{self.port}.log").open("ab")
-        with log:
-            self.process = subprocess.Popen([*command, *self._arguments], stdout=log, stderr=log, cwd=self.folder)
+        with (self.folder / f"valkey-{self.port}.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, cwd=self.folder)
         deadline = time.monotonic() + WAIT_S
         while not self._answers():
             assert time.monotonic() < deadline, "Valkey did not start"
             time.sleep(0.01)
         return self
+
+    def command(self) -> list[str]:
+        where = ["--bind", "127.0.0.1"] if self.port else ["--unixsocket", str(self.socket)]
+        arguments = ["--port", str(self.port), "--dir", str(self.folder), "--save", "", *where, *self._arguments]
+        return [find_valkey(), *arguments]
 
     def kill(self) -> None:
         if self.process is not None:
