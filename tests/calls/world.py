@@ -108,8 +108,8 @@ class People:
         return host
 
     async def told(self, who: Principal | None = None) -> list[Told]:
-        """Return the events so far, of one user or of all, in the order in which they were told."""
-        rows = await self.pool.fetch("select * from realtime.outbox order by ctid")
+        """Return the events so far, of one user or of all: by transaction, then by version."""
+        rows = await self.pool.fetch("select * from realtime.outbox order by xmin::text::bigint, v, id")
         return [
             Told(row["event"], user_id, row["v"], str(row["id"]), row["push"], msgspec.json.decode(row["data"]))
             for row in rows
