@@ -19,6 +19,7 @@ import msgspec
 import structlog
 from starlette.applications import Starlette
 
+from billing.audit import Auditor, AuditReport
 from billing.worker import MeterWorker
 from presence.tracker import Tracker
 from realtime.accounts.firebase import FirebaseVerifier
@@ -44,6 +45,7 @@ from realtime.hub import Hub
 from realtime.idempotency import purge
 from realtime.ids import new_id
 from realtime.joints import Arrivals, BrokerPublisher, CallParts, Marks, split
+from realtime.metrics import Metrics
 from realtime.outbox import Outbox
 from realtime.presence_api.handlers import EVENTS as PRESENCE_EVENTS
 from realtime.presence_api.handlers import PresenceHandlers
@@ -189,9 +191,12 @@ class App:
         await presence.start()
         self._stack.push_async_callback(presence.close)
         self._stack.push_async_callback(marks.close)
+        metrics = Metrics(self.node, broker.backend.client, settings.redis_prefix)
+        metrics.source("talkmeter_outbox_relayed_total", lambda: outbox.relayed)
+        self._spawn(metrics.run(), "metrics")
         self._spawn(outbox.run(), "outbox")
         if JOBS in self.roles:
-            self._run_jobs(pool, calls, push, pushes)
+            self._run_jobs(pool, calls, push, pushes, metrics)
         if HUB in self.roles:
             await hub.start()
             self._stack.push_async_callback(hub.close)
@@ -222,8 +227,13 @@ class App:
             self._spawn(channels.run(), "channels")
             self._spawn(calls.proofs.run(), "proofs")
             self._spawn(sessions.run(dispatcher.sessions.values), "sessions")
+            metrics.source("talkmeter_connections", lambda: len(dispatcher.sessions))
+            metrics.source("talkmeter_requests_total", lambda: dispatcher.handled)
+            metrics.source("talkmeter_streams", hub.stream_count)
+            metrics.source("talkmeter_call_sides", lambda: len(calls.liveness))
             mint_dev = partial(self._mint_dev, keys, accounts, outbox) if settings.dev else None
-            await self._listen(dispatcher, http.build(ready=self._ready, mint_dev=mint_dev), sock)
+            pages = http.build(ready=self._ready, metrics=metrics.page, mint_dev=mint_dev)
+            await self._listen(dispatcher, pages, sock)
 
     async def _open_pool(self) -> asyncpg.Pool:
         pool = await asyncpg.create_pool(
@@ -288,11 +298,14 @@ class App:
         self._stack.push_async_callback(dispatcher.close)
         return dispatcher
 
-    def _run_jobs(self, pool: asyncpg.Pool, calls: CallParts, push: PushParts | None, pushes: Pushes) -> None:
+    def _run_jobs(
+        self, pool: asyncpg.Pool, calls: CallParts, push: PushParts | None, pushes: Pushes, metrics: Metrics
+    ) -> None:
         self._spawn(calls.deadlines.run(), "deadlines")
         self._spawn(calls.news.run(), "meter news")
         self._spawn(MeterWorker(pool, wake=calls.news.wake).run(), "meters")
         self._spawn(_purge(pool, pushes), "purge")
+        self._spawn(Auditor(pool, observe=partial(_observe_audit, metrics)).run(), "audit")
         if push is not None:
             self._spawn(push.worker.run(), "push")
 
@@ -330,6 +343,7 @@ class App:
         await server.start()
         self._server = server
         self._stack.push_async_callback(server.stop)
+        self._stack.callback(dispatcher.drain)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -371,6 +385,14 @@ class App:
         )
         token = await prepare_user(self.settings, keys, accounts, outbox, wish, ttl_s=DEV_TOKEN_S)
         return {"token": token, "user": user.user}
+
+
+def _observe_audit(metrics: Metrics, report: AuditReport) -> None:
+    metrics.set("talkmeter_audit_faults", sum(check.faults for check in report.checks))
+    if report.complete and report.ok:
+        metrics.set("talkmeter_audit_clean_ms", time.time_ns() // 1_000_000)
+    for fault in report.faults if report.complete else ():
+        log.error("books_wrong", rule=fault.rule, key=fault.key, detail=fault.detail)
 
 
 async def _whisper(broker: Broker, user_id: int, event: str, data: msgspec.Struct) -> None:

@@ -29,6 +29,7 @@ from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import Codec, ErrorReply, Frame, OkReply, error_body
 from realtime.protocol.errors import (
     Conflict,
+    Draining,
     Forbidden,
     Internal,
     InvalidData,
@@ -190,6 +191,7 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self.sessions: dict[int, Session] = {}
         self.handled = 0
+        self._draining = False
 
     @property
     def routes(self) -> list[Route]:
@@ -234,6 +236,8 @@ class Dispatcher:
                 raise RateLimited(retry_after_ms=wait_ms)
             if route.signed_in and session.principal is None:
                 raise Unauthenticated
+            if route.begins and self._draining:
+                raise Draining
             data = self._decoders[codec.name, op](frame.data if len(frame.data) else codec.empty)
             if route.inline:
                 ok = route.handler(Request(session, time.time_ns() // 1_000_000), data)
@@ -259,6 +263,10 @@ class Dispatcher:
             session.queue.clear()
         if session.principal is not None:
             self._spawn(self._after_close(session))
+
+    def drain(self) -> None:
+        """Begin nothing long from now on: this node is about to stop."""
+        self._draining = True
 
     async def close(self) -> None:
         """Wait for running requests to end (each is bounded), then return."""

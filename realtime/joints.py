@@ -142,7 +142,7 @@ class CallParts:
         )
         store = CallStore()
         meters = Meters(tariff_of)
-        liveness = Liveness()
+        liveness = self.liveness = Liveness()
         conductor = Conductor(
             store=store,
             meters=meters,

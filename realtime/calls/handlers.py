@@ -132,6 +132,7 @@ class CallHandlers:
                 ok=InviteOk,
                 handler=self.invite,
                 mutation=True,
+                begins=True,
                 cost=5,
                 summary="Ring a host on all her devices; the price is fixed now.",
             ),

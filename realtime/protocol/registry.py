@@ -32,6 +32,7 @@ class Route:
         signed_in: refused before sign-in (all but session.sign_in).
         roles: at least one is needed; empty means everybody.
         cost: what the request takes from its connection's rate bucket.
+        begins: starts something long that a node about to stop should not begin, as a call.
         summary: one sentence for the documentation.
     """
 
@@ -44,6 +45,7 @@ class Route:
     signed_in: bool = True
     roles: frozenset[str] = frozenset()
     cost: int = 1
+    begins: bool = False
     summary: str = ""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import prometheus_client
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -40,6 +40,7 @@ SECURITY_HEADERS = (
     ),
 )
 
+Page = Callable[[], Awaitable[bytes]]
 Check = Callable[[], Awaitable[dict[str, str]]]
 
 
@@ -75,11 +76,12 @@ class SecurityHeaders:
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
-def build(*, ready: Check, mint_dev: MintDev | None) -> Starlette:
+def build(*, ready: Check, metrics: Page, mint_dev: MintDev | None) -> Starlette:
     """Return the HTTP application.
 
     Args:
         ready: gives each part's state by name, "ok" or what is wrong; all ok means ready.
+        metrics: gives the page for Prometheus.
         mint_dev: makes development tokens; None closes the demo's sign-in.
     """
 
@@ -91,13 +93,13 @@ def build(*, ready: Check, mint_dev: MintDev | None) -> Starlette:
         healthy = all(state == "ok" for state in parts.values())
         return _json({"status": "ok" if healthy else "unavailable", "parts": parts}, 200 if healthy else 503)
 
-    async def metrics(request: Request) -> Response:
-        return Response(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
+    async def metrics_page(request: Request) -> Response:
+        return Response(await metrics(), media_type=CONTENT_TYPE_LATEST)
 
     routes: list[BaseRoute] = [
         Route("/healthz", healthz),
         Route("/readyz", readyz),
-        Route("/metrics", metrics),
+        Route("/metrics", metrics_page),
         Mount("/client", StaticFiles(directory=WEB / "client" / "dist", check_dir=False)),
     ]
     if mint_dev is not None:

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.node import ROOT, Node, running
+from tests.integration.node import ROOT, Node, running, until
 
 
 async def command(*arguments: str, **settings: object) -> tuple[int, str, str]:
@@ -105,6 +105,18 @@ async def test_health_readiness_and_the_demo_answer(node: Node) -> None:
         assert page.status_code == 200
         assert "default-src 'self'" in page.headers["content-security-policy"]
         assert (await http.get("/client/talkmeter.js")).status_code == 200
+
+
+async def test_metrics_show_the_audit_and_the_sockets_of_all_processes(shared: dict[str, Any], tmp_path: Path) -> None:
+    async with running(tmp_path, "--workers", "2", **shared) as node, httpx.AsyncClient(base_url=node.url) as http:
+        await node.token("ravi", coins=5)
+
+        async def clean_audit() -> bool:
+            page = (await http.get("/metrics")).text
+            faults = [line for line in page.splitlines() if line.startswith("talkmeter_audit_faults{")]
+            return len(faults) == 1 and faults[0].endswith(" 0.0") and page.count("talkmeter_cpu_seconds_total{") == 3
+
+        await until(clean_audit, timeout_s=30)
 
 
 async def test_development_tokens_are_not_minted_for_other_origins(node: Node) -> None:
