@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -81,41 +81,52 @@ class PushDelivery:
         self,
         due: Sequence[PushRow],
         attempts: Sequence[Attempt],
-        delivered: dict[tuple[UUID, str], str],
+        delivered: Mapping[tuple[UUID, str], str],
         tried: int,
     ) -> int | None:
         """Write down what became of the attempts; return when to try the rest again, or None."""
         now_ms = self._clock()
-        over = [attempt for attempt in attempts if attempt.outcome.state != "retry"]
-        again = [attempt for attempt in attempts if attempt.outcome.state == "retry"]
-        waits = {
-            attempt.push.id: next_attempt_ms(
-                attempts=tried + 1,
-                retry_after_ms=max(a.outcome.retry_after_ms for a in again if a.push.id == attempt.push.id),
-                expires_ms=attempt.push.expires_ms,
-                now_ms=now_ms,
-            )
-            for attempt in again
-        }
-        later = {push_id: wait for push_id, wait in waits.items() if wait is not None}
-        reached = {push_id for (push_id, _), state in delivered.items() if state not in ("dead", "refused")}
-        reached |= {attempt.push.id for attempt in over if attempt.outcome.state == "sent"}
-        tried_ids = {attempt.push.id for attempt in attempts} | {push_id for push_id, _ in delivered}
-        states = [
-            (push.id, "sent" if push.id in reached else "failed" if push.id in tried_ids else "unreachable")
-            for push in due
-            if push.id not in later
+        later = _waits(attempts, tried + 1, now_ms)
+        states = [(push.id, _end_state(push.id, attempts, delivered)) for push in due if push.id not in later]
+        over = [
+            (attempt.push.id, attempt.target.device_id, attempt.outcome)
+            for attempt in attempts
+            if attempt.outcome.state != "retry"
         ]
-        dead = [(a.target.kind, a.target.address) for a in over if a.outcome.state == "dead"]
         async with self._pool.acquire() as conn, conn.transaction():
             if over:
-                deliveries = [(a.push.id, a.target.device_id, a.outcome) for a in over]
-                await self._store.record(conn, deliveries, now_ms)
+                await self._store.record(conn, over, now_ms)
             if states:
                 await self._store.settle(conn, states)
+        dead = [(one.target.kind, one.target.address) for one in attempts if one.outcome.state == "dead"]
         if dead:
             await self._accounts.forget_push_addresses(dead)
         return max(later.values(), default=None)
+
+
+def _waits(attempts: Sequence[Attempt], tried: int, now_ms: int) -> dict[UUID, int]:
+    """Return after how many milliseconds each push is to be tried again, for those that are."""
+    wishes: dict[UUID, int] = {}
+    ends: dict[UUID, int] = {}
+    for attempt in attempts:
+        if attempt.outcome.state == "retry":
+            push = attempt.push
+            wishes[push.id] = max(wishes.get(push.id, 0), attempt.outcome.retry_after_ms)
+            ends[push.id] = push.expires_ms
+    waits = {
+        push_id: next_attempt_ms(attempts=tried, retry_after_ms=wish, expires_ms=ends[push_id], now_ms=now_ms)
+        for push_id, wish in wishes.items()
+    }
+    return {push_id: wait for push_id, wait in waits.items() if wait is not None}
+
+
+def _end_state(push_id: UUID, attempts: Sequence[Attempt], delivered: Mapping[tuple[UUID, str], str]) -> str:
+    """Return how a push ends that is not tried again: one device that has it is enough."""
+    states = {state for (id_, _), state in delivered.items() if id_ == push_id}
+    states |= {attempt.outcome.state for attempt in attempts if attempt.push.id == push_id}
+    if not states:
+        return "unreachable"
+    return "failed" if states <= {"dead", "refused", "retry"} else "sent"
 
 
 def _sorted_out(claimed: Sequence[Claimed], now_ms: int) -> tuple[list[PushRow], list[tuple[UUID, str]]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -28,6 +29,7 @@ ENTRYPOINT: Final = "push"
 PUSHES_PER_JOB_MAX: Final = 20  # about 100 notices for users with all their devices: one round of the sender
 URGENT_PRIORITY: Final = 10
 ARGS_BYTES_MAX: Final = 2_500  # FCM takes 4,096 bytes with all keys and headers around them
+TAKES_BACK_TOO: Final = {"missed_call": "incoming_call"}  # an alert in its own right, which ends the ring all the same
 
 Online = Callable[[Collection[int]], Awaitable[set[int]]]
 """Returns which of these users (internal ids) have a live socket somewhere."""
@@ -35,11 +37,11 @@ Online = Callable[[Collection[int]], Awaitable[set[int]]]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An alert for one user."""
+    """An alert for one user, and the event behind it, unless something else causes it."""
 
     tenant_id: int
     user_id: int
-    event_id: Any
+    event_id: UUID | None
     alert: Alert
 
 
@@ -112,13 +114,10 @@ class PushPlanner:
         over = {
             (one.user_id, kind, one.alert.thing)
             for one in wanted
-            if (kind := one.alert.takes_back or _TAKES_BACK_TOO.get(one.alert.kind)) is not None
+            if (kind := one.alert.takes_back or TAKES_BACK_TOO.get(one.alert.kind)) is not None
         }
         gone_out = await self._store.cancel(conn, over) if over else set()
         return [one for one in wanted if one.alert.takes_back is None or (one.user_id, one.alert.thing) in gone_out]
-
-
-_TAKES_BACK_TOO: Final = {"missed_call": "incoming_call"}  # which is an alert of its own right, ring or no ring
 
 
 def _row(one: Wanted) -> PushRow:

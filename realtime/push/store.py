@@ -38,7 +38,7 @@ class Claimed:
 
 
 class PushStore:
-    """Each method is one statement on the caller's connection."""
+    """Each method, but for purge, is one statement on the caller's connection."""
 
     def __init__(self) -> None:
         self._sql = load_sql(Path(__file__).with_name("store.sql"))

@@ -10,6 +10,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from realtime.accounts.keys import KeyRing
 from realtime.accounts.tokens import CLOCK_SKEW_MS, TOKEN_CHARS_MAX, JwtVerifier, Verifiers, mint
@@ -107,6 +109,35 @@ async def test_a_wrong_token_is_refused_as_invalid(token: str) -> None:
         await verifier().verify(token, now_ms=NOW_MS)
     with pytest.raises(TokenInvalid):
         await Verifiers([verifier()]).verify(token, now_ms=NOW_MS)
+
+
+@given(token=st.one_of(st.text(max_size=200), st.from_regex(r"[A-Za-z0-9_-]{0,40}(\.[A-Za-z0-9_-]{0,40}){0,4}")))
+async def test_nothing_that_is_sent_as_a_token_does_more_than_be_refused(token: str) -> None:
+    with pytest.raises(TokenInvalid):
+        await Verifiers([verifier()]).verify(token, now_ms=NOW_MS)
+    with pytest.raises(TokenInvalid):
+        await verifier().verify(token, now_ms=NOW_MS)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(claim=st.sampled_from([*CLAIMS, "nbf", "jti"]), value=JSON_VALUES)
+async def test_a_signed_token_with_an_odd_claim_is_an_identity_or_refused(claim: str, value: Any) -> None:
+    try:
+        token = jwt.encode(CLAIMS | {claim: value}, SECRET, "HS256", headers={"kid": "k1"})
+    except (TypeError, ValueError):
+        return  # no backend could have made that
+    try:
+        identity = await verifier().verify(token, now_ms=NOW_MS)
+    except (TokenInvalid, TokenExpired):
+        return
+    assert isinstance(identity.user, str)
+    assert identity.expires_at_ms > NOW_MS
 
 
 async def test_claims_changed_after_signing_are_refused() -> None:

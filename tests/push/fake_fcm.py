@@ -61,6 +61,7 @@ class Reply:
 
 
 UNREGISTERED = Reply(404, "UNREGISTERED")
+HANG_UP = Reply(0)  # the connection is cut instead of an answer
 
 
 @dataclass
@@ -171,6 +172,9 @@ class _Http2(asyncio.Protocol):
         headers, body = self._requests[stream_id]
         reply = await self._fake.answer_send(headers[":path"], headers.get("authorization", ""), bytes(body))
         if self.transport is None or self._requests.pop(stream_id, None) is None:
+            return
+        if reply is HANG_UP:
+            self.transport.abort()
             return
         answer = reply.encoded()
         head = [(":status", str(reply.status)), ("content-type", "application/json")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,3 +163,10 @@ def test_a_wish_to_be_left_alone_is_granted_and_nothing_is_tried_beyond_its_use(
     later = next_attempt_ms(attempts=1, retry_after_ms=9_000, expires_ms=NOW_MS + 10_000, now_ms=NOW_MS)
     never = next_attempt_ms(attempts=1, retry_after_ms=9_000, expires_ms=NOW_MS + 9_000, now_ms=NOW_MS)
     assert (later, never) == (9_000, None)
+
+
+def test_the_page_for_app_developers_lists_every_kind_as_it_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "push.md").read_text()
+    for kind in KINDS.values():
+        essential, urgent = "yes " if kind.essential else "", "yes " if kind.urgent else ""
+        assert f"| `{kind.name}` | {kind.category} | {essential}| {urgent}|" in page

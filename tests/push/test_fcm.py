@@ -13,7 +13,7 @@ from realtime.push import fcm as fcm_module
 from realtime.push.fcm import FcmSender
 from realtime.push.kinds import KINDS
 from realtime.push.notice import Notice, Outcome, compose
-from tests.push.fake_fcm import UNREGISTERED, FakeFcm, Reply
+from tests.push.fake_fcm import HANG_UP, UNREGISTERED, FakeFcm, Reply
 
 ARGS = {"call_id": "c-1", "name": "Carl {media}", "media": "video", "from": "carl", "avatar_url": ""}
 
@@ -154,6 +154,13 @@ async def test_an_endpoint_that_does_not_answer_is_given_up_in_time(
     fcm.always["slow"] = Reply(200, body=b"{}", after=asyncio.Event())
     outcomes = await sender.send([notice("slow"), notice("quick")])
     assert [outcome.state for outcome in outcomes] == ["retry", "sent"]
+
+
+async def test_a_connection_that_is_cut_is_replaced(sender: FcmSender, fcm: FakeFcm) -> None:
+    fcm.replies["phone"] = [HANG_UP]
+    assert (await send_one(sender)).state == "retry"
+    assert (await send_one(sender)).state == "sent"
+    assert fcm.connections == 2
 
 
 async def test_no_server_at_all_is_a_reason_to_try_again(fcm: FakeFcm) -> None:
