@@ -16,6 +16,7 @@ from realtime.broker import EPHEMERAL, Broker, Logged, Position, Replay, user_st
 from realtime.encoded import EncodedEvent
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.errors import Unavailable
+from realtime.streams import HELD_EVENTS_MAX, FanOut, Opening, Stream, one_by_one
 from realtime.transport.interface import Socket
 
 __all__ = ["CONTROL", "EncodedEvent", "Hub"]
@@ -25,62 +26,11 @@ SWEEP_S: Final = 1.0
 RECHECK_S: Final = 20.0  # how long a lost publish may stay unnoticed
 DOUBT_RETRY_S: Final = 0.3  # while the subscription stands but commands fail, as in a failover
 RECHECK_BATCH: Final = 500  # streams of one look at positions
-HELD_EVENTS_MAX: Final = 1_000  # events kept for a socket that is signing in, or while a gap is filled
 RESYNC_SPREAD_S: Final = 2.0  # sockets that must come back do not all come at once
 USER: Final = "user"  # the wire's name of a user's own stream
 CONTROL: Final = "_"  # events whose names begin so are for hubs, not for sockets
 
 Control = Callable[[str, bytes], None]
-FanOut = Callable[[Iterable[Any], EncodedEvent], None]
-
-
-class _Opening:
-    """A socket between its sign-in and the stream's flow: what comes meanwhile waits here."""
-
-    __slots__ = ("epoch", "floor", "flowing", "held")
-
-    def __init__(self) -> None:
-        self.held: list[EncodedEvent] = []
-        self.epoch = ""  # of its replay; stays empty when Redis could not be reached
-        self.floor = -1  # the head at the time of its replay; what is not above it was replayed
-        self.flowing = False
-
-
-class _Stream:
-    """A stream that sockets of this node follow. `offset` is -1 until the position is known."""
-
-    __slots__ = (
-        "doomed",
-        "epoch",
-        "idle_since",
-        "key",
-        "live",
-        "name",
-        "offset",
-        "opening",
-        "repair",
-        "waiting",
-    )
-
-    def __init__(self, key: str, name: str) -> None:
-        self.key = key
-        self.name = name
-        self.epoch = ""
-        self.offset = -1
-        self.live: dict[Socket, None] = {}
-        self.opening: dict[Socket, _Opening] = {}
-        self.doomed: dict[Socket, asyncio.TimerHandle] = {}
-        self.waiting: list[Logged] = []  # events that came while a gap is being filled
-        self.repair: asyncio.Task[None] | None = None
-        self.idle_since = 0.0
-
-    def without_position(self) -> list[Socket]:
-        """Return the sockets that began while Redis was down: once it is back they must come again for a position."""
-        return [conn for conn, opening in self.opening.items() if opening.flowing and not opening.epoch]
-
-    @property
-    def empty(self) -> bool:
-        return not (self.live or self.opening or self.doomed)
 
 
 class Hub:
@@ -93,12 +43,12 @@ class Hub:
 
     def __init__(self, broker: Broker, fan_out: FanOut | None = None) -> None:
         self.broker = broker
-        self._fan_out = fan_out or _one_by_one
-        self._streams: dict[str, _Stream] = {}
-        self._of: dict[Socket, tuple[_Stream, ...]] = {}
+        self._fan_out = fan_out or one_by_one
+        self._streams: dict[str, Stream] = {}
+        self._of: dict[Socket, tuple[Stream, ...]] = {}
         self._listeners: dict[str, Control] = {}
         self._restorers: list[Callable[[Sequence[str]], None]] = []
-        self._idle: set[_Stream] = set()
+        self._idle: set[Stream] = set()
         self._doubtful: set[str] = set()
         self._doubting = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -128,7 +78,7 @@ class Hub:
     def following(self, key: str) -> list[Socket]:
         """Return this node's sockets that follow a stream."""
         stream = self._streams.get(key)
-        return [*stream.live, *stream.opening] if stream is not None else []
+        return stream.followers() if stream is not None else []
 
     def sockets(self) -> Iterable[Socket]:
         """Return every signed-in socket of this node."""
@@ -159,7 +109,7 @@ class Hub:
             and is then told to reconnect.
         """
         stream = self._attach(conn, key, name)
-        opening = stream.opening.setdefault(conn, _Opening())
+        opening = stream.opening.setdefault(conn, Opening())
         stream.live.pop(conn, None)
         try:
             subscribed = await self.broker.subscribe(key)
@@ -187,14 +137,14 @@ class Hub:
             opening = stream.opening.get(conn)
             if opening is None or (key is not None and stream.key != key) or opening.flowing:
                 continue
-            if opening.epoch != stream.epoch or not self._continuous(stream, opening):
+            if opening.epoch != stream.epoch or not stream.continuous(opening):
                 self._doom(stream, [conn], spread=False)
                 continue
             for event in opening.held:
                 conn.send_event(event)
             opening.held = []
             opening.flowing = True
-            self._promote(stream)
+            stream.promote()
 
     def detach(self, conn: Socket) -> None:
         """Forget a socket that is gone."""
@@ -218,7 +168,7 @@ class Hub:
         stream = self._streams.get(key)
         if stream is None:
             return 0
-        self._send(stream, event)
+        stream.send(event, self._fan_out)
         return len(stream.live) + len(stream.opening)
 
     def listen(self, event: str, control: Control) -> None:
@@ -249,7 +199,7 @@ class Hub:
                 if control is not None:
                     control(stream, event.data)
                 return
-            self._send(here, EncodedEvent.of(event, here.name))
+            here.send(EncodedEvent.of(event, here.name), self._fan_out)
         else:
             self._close_doomed(here)
             self._take(here, event)
@@ -261,7 +211,7 @@ class Hub:
 
     # Positions.
 
-    def _take(self, stream: _Stream, event: Logged) -> None:
+    def _take(self, stream: Stream, event: Logged) -> None:
         """Give out a logged event if it is the next one; fill the gap before it if not."""
         if stream.repair is not None:
             self._wait(stream, event)
@@ -272,27 +222,24 @@ class Hub:
             self._close_doomed(stream)
         elif event.offset == stream.offset + 1:
             stream.offset = event.offset
-            self._send(stream, EncodedEvent.of(event, stream.name))
+            stream.send(EncodedEvent.of(event, stream.name), self._fan_out)
         elif event.offset > stream.offset:
             self._wait(stream, event)
             self._repair(stream)
         # At or below the position: it came before.
 
-    def _wait(self, stream: _Stream, event: Logged) -> None:
+    def _wait(self, stream: Stream, event: Logged) -> None:
         if len(stream.waiting) >= HELD_EVENTS_MAX:
             self._broken(stream)
         else:
             stream.waiting.append(event)
 
-    def _hold(self, stream: _Stream, event: Logged) -> None:
+    def _hold(self, stream: Stream, event: Logged) -> None:
         """The position is not known yet, so every socket is still opening: each judges by its own replay."""
         self._doom(stream, stream.without_position(), spread=False)
-        encoded = EncodedEvent.of(event, stream.name)
-        for opening in stream.opening.values():
-            if len(opening.held) < HELD_EVENTS_MAX:
-                opening.held.append(encoded)
+        stream.hold(EncodedEvent.of(event, stream.name))
 
-    def _place(self, stream: _Stream, head: Position) -> None:
+    def _place(self, stream: Stream, head: Position) -> None:
         """Take the first position that is learnt; a later one only shows whether the stream is still the same."""
         if stream.offset < 0:
             self._doom(stream, stream.without_position(), spread=True)
@@ -305,11 +252,11 @@ class Hub:
             self._broken(stream)
             stream.epoch, stream.offset = head
 
-    def _repair(self, stream: _Stream) -> None:
+    def _repair(self, stream: Stream) -> None:
         if stream.repair is None:
             stream.repair = asyncio.get_running_loop().create_task(self._fill(stream), name="hub-repair")
 
-    async def _fill(self, stream: _Stream) -> None:
+    async def _fill(self, stream: Stream) -> None:
         """Fetch what lies between the position and the head, and give it out in order."""
         at = Position(stream.epoch, stream.offset)
         try:
@@ -363,7 +310,7 @@ class Hub:
                 if stream is not None:
                     self._compare(stream, head)
 
-    def _compare(self, stream: _Stream, head: Position) -> None:
+    def _compare(self, stream: Stream, head: Position) -> None:
         if stream.offset < 0:
             self._doom(stream, stream.without_position(), spread=True)
         elif stream.epoch != head.epoch or head.offset < stream.offset:
@@ -371,7 +318,7 @@ class Hub:
         elif head.offset > stream.offset:
             self._repair(stream)
 
-    def _broken(self, stream: _Stream) -> None:
+    def _broken(self, stream: Stream) -> None:
         """History may be lost: every socket has to come back and be told where it stands."""
         stream.epoch, stream.offset = "", -1
         stream.waiting.clear()
@@ -379,7 +326,7 @@ class Hub:
             stream, [*stream.live, *(c for c, opening in stream.opening.items() if opening.flowing)], spread=True
         )
 
-    def _doom(self, stream: _Stream, conns: Sequence[Socket], *, spread: bool) -> None:
+    def _doom(self, stream: Stream, conns: Sequence[Socket], *, spread: bool) -> None:
         loop = asyncio.get_running_loop()
         for conn in conns:
             stream.live.pop(conn, None)
@@ -387,57 +334,29 @@ class Hub:
             delay = random.uniform(0, RESYNC_SPREAD_S) if spread else 0
             stream.doomed[conn] = loop.call_later(delay, self._resync, stream, conn)
 
-    def _close_doomed(self, stream: _Stream) -> None:
+    def _close_doomed(self, stream: Stream) -> None:
         """Something happened that they must know: no waiting."""
         for conn, timer in list(stream.doomed.items()):
             timer.cancel()
             self._resync(stream, conn)
 
-    def _resync(self, stream: _Stream, conn: Socket) -> None:
+    def _resync(self, stream: Stream, conn: Socket) -> None:
         stream.doomed.pop(conn, None)
         conn.close(CloseCode.RESYNC, CloseCode.RESYNC.reason)
 
-    def _continuous(self, stream: _Stream, opening: _Opening) -> bool:
-        """Whether replayed and held events reach from the replay's head to the stream's position without a gap."""
-        at = opening.floor
-        for event in opening.held:
-            if event.offset > at + 1 and event.offset > opening.floor:
-                return False
-            at = max(at, event.offset)
-        return stream.offset < 0 or at >= stream.offset
-
     # Sockets.
 
-    def _send(self, stream: _Stream, event: EncodedEvent) -> None:
-        self._fan_out(stream.live, event)
-        if stream.opening:
-            for conn, opening in list(stream.opening.items()):
-                if event.offset and event.offset <= opening.floor:
-                    continue
-                if opening.flowing:
-                    conn.send_event(event)
-                elif len(opening.held) < HELD_EVENTS_MAX:
-                    opening.held.append(event)
-            self._promote(stream)
-
-    def _promote(self, stream: _Stream) -> None:
-        """Make live the sockets for whom the stream's position is all there is to know."""
-        for conn, opening in list(stream.opening.items()):
-            if opening.flowing and stream.offset >= opening.floor and stream.offset >= 0:
-                del stream.opening[conn]
-                stream.live[conn] = None
-
-    def _attach(self, conn: Socket, key: str, name: str) -> _Stream:
+    def _attach(self, conn: Socket, key: str, name: str) -> Stream:
         stream = self._streams.get(key)
         if stream is None:
-            stream = self._streams[key] = _Stream(key, name)
+            stream = self._streams[key] = Stream(key, name)
         self._idle.discard(stream)
         followed = self._of.get(conn, ())
         if stream not in followed:
             self._of[conn] = (*followed, stream)
         return stream
 
-    def _leave(self, conn: Socket, stream: _Stream) -> None:
+    def _leave(self, conn: Socket, stream: Stream) -> None:
         followed = tuple(other for other in self._of.get(conn, ()) if other is not stream)
         if followed:
             self._of[conn] = followed
@@ -445,7 +364,7 @@ class Hub:
             self._of.pop(conn, None)
         self._drop(stream, conn)
 
-    def _drop(self, stream: _Stream, conn: Socket) -> None:
+    def _drop(self, stream: Stream, conn: Socket) -> None:
         stream.live.pop(conn, None)
         stream.opening.pop(conn, None)
         timer = stream.doomed.pop(conn, None)
@@ -486,8 +405,3 @@ class Hub:
             for start in range(0, len(keys), RECHECK_BATCH):
                 await asyncio.sleep(pause * random.uniform(0.8, 1.2))
                 await self._check([key for key in keys[start : start + RECHECK_BATCH] if key in self._streams])
-
-
-def _one_by_one(conns: Iterable[Any], event: EncodedEvent) -> None:
-    for conn in conns:
-        conn.send_event(event)
