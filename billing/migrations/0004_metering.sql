@@ -390,11 +390,11 @@ begin
     for x in
         select m.meter_id, m.due_ms, m.suspended_ms, m.grace_ms, m.price, m.period, m.pulse_ms,
                silent_side(p, m.grace_ms) as gone, silent_side(p, m.grace_ms / 2) as silent,
-               coalesce(both_heard(p) >= p_now - m.grace_ms / 2 and both_heard(p) > m.suspended_ms, false) as fresh
+               coalesce(both_heard(p) >= p_now - m.grace_ms / 2, false) as fresh
         from meters m left join meter_proofs p using (meter_id)
         where m.state = 'suspended'
           and (silent_side(p, m.grace_ms) is not null or m.paused_ms + p_now - m.paused_from_ms > 60000
-               or coalesce(both_heard(p) >= p_now - m.grace_ms / 2 and both_heard(p) > m.suspended_ms, false))
+               or coalesce(both_heard(p) >= p_now - m.grace_ms / 2, false))
         limit p_limit for no key update of m skip locked
     loop
         n := n + 1;
