@@ -10,7 +10,7 @@ import importlib
 import json
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import bench
 from bench.harness import Figures, Scenario, machine
@@ -41,11 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.scenario is None:
         print(_listing(known))
         return 0
+    facts = machine()  # before a scenario keeps this process on some of the cores
     figures = known[options.scenario].run(options)
     if options.json:
-        print(json.dumps({"scenario": options.scenario, "machine": machine(), "figures": figures}))
+        print(json.dumps({"scenario": options.scenario, "machine": facts, "figures": figures}))
     else:
-        print(_table(options.scenario, figures))
+        print(_table(options.scenario, facts, figures))
     return 0
 
 
@@ -55,11 +56,11 @@ def _listing(known: dict[str, Scenario]) -> str:
     return "\n".join(["Scenarios (python -m bench NAME [--json] [--help]):", *lines])
 
 
-def _table(name: str, figures: Figures) -> str:
-    facts = ", ".join(f"{key} {value}" for key, value in machine().items())
+def _table(name: str, facts: Mapping[str, int | str], figures: Figures) -> str:
+    machine_line = ", ".join(f"{key} {value}" for key, value in facts.items())
     width = max((len(figure) for figure in figures), default=0)
     lines = [f"  {figure:<{width}}  {_shown(value)}" for figure, value in figures.items()]
-    return "\n".join([f"{name} ({facts})", *lines])
+    return "\n".join([f"{name} ({machine_line})", *lines])
 
 
 def _shown(value: int | float | str) -> str:
