@@ -134,11 +134,11 @@ class Engines:
         return None
 
     def _start_valkey(self, binary: str) -> None:
-        path = binary or find_valkey()
+        path = self._readable_file(Path(binary or find_valkey()))
         run = _run_folder(self.folder, self._account)
         sock = run / "valkey.sock"
         sock.unlink(missing_ok=True)
-        arguments = [path, "--port", "0", "--unixsocket", str(sock), "--unixsocketperm", "700", "--dir", str(run)]
+        arguments = [str(path), "--port", "0", "--unixsocket", str(sock), "--unixsocketperm", "700", "--dir", str(run)]
         arguments += ["--save", "", "--appendonly", "no", "--daemonize", "no", "--maxclients", "10000"]
         log = self.folder / "log" / "valkey.log"
         self._valkey = self._spawn(arguments, log, signal.SIGTERM)
@@ -209,6 +209,21 @@ class Engines:
                 made.chmod(0o755)
             partial.rename(copy)
         return copy / install.parent.name / install.name / bin_folder.name
+
+    def _readable_file(self, path: Path) -> Path:
+        """Return the binary, or a copy of it when it lies below a folder that the engines' account cannot enter."""
+        if not path.exists():
+            raise EngineError(f"no server binary at {path}; set TALKMETER_VALKEY_BIN")
+        if not self._account.switch or _reachable(path, self._account):
+            return path
+        copy = self.folder / "binaries" / f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+        if not copy.exists() or copy.stat().st_size != path.stat().st_size:
+            copy.parent.mkdir(exist_ok=True, mode=0o755)
+            partial = copy.with_name(copy.name + ".new")
+            shutil.copy(path, partial)
+            partial.chmod(0o755)
+            partial.rename(copy)
+        return copy
 
     def _spawn(self, arguments: list[str], log: Path, death_signal: signal.Signals) -> subprocess.Popen[bytes]:
         if log.exists() and log.stat().st_size > LOG_BYTES_MAX:

@@ -21,6 +21,15 @@ TEMPLATE = "talkmeter_template"
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
 
 
+@pytest.fixture
+def engine_folder() -> Iterator[Path]:
+    """An empty folder for a server's data, that the account of the engines may enter (pytest's own are closed)."""
+    folder = Path(tempfile.mkdtemp(prefix="tm-data-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def engines() -> Iterator[Engines]:
     """PostgreSQL and Valkey for the whole session, in a short-named folder that the engines' account may enter."""

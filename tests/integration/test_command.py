@@ -30,8 +30,8 @@ async def command(*arguments: str, **settings: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("cli") / "data")
+def data_dir(engine_folder: Path) -> str:
+    return str(engine_folder / "data")
 
 
 @pytest.mark.crash
