@@ -23,13 +23,14 @@ MESSAGE = "chat.message"
 READ = "chat.read"
 TYPING = "chat.typing"
 
-Gate = Callable[[int, int], Awaitable[None]]
-"""Called with the internal ids of sender and recipient; raises Forbidden when the one may not write to the other."""
+Gate = Callable[[int, int, asyncpg.Connection | None], Awaitable[None]]
+"""Called with the internal ids of sender and recipient, and the transaction's connection when there is one (waiting for
+a second could starve the pool); raises Forbidden when the one may not write to the other."""
 Ephemeral = Callable[[int, str, TypingEvent], Awaitable[None]]
 """Sends an event to a user's live sockets (internal id, event name, data); may be lost."""
 
 
-async def open_gate(sender_id: int, recipient_id: int) -> None:
+async def open_gate(sender_id: int, recipient_id: int, conn: asyncpg.Connection | None) -> None:
     """Everybody may write to everybody in their tenant."""
 
 
@@ -61,7 +62,7 @@ class Chat:
             Forbidden: the gate says no.
         """
         peer_id = await self._peer(sender, to, path="$.to", conn=tx.conn)
-        await self._gate(sender.user_id, peer_id)
+        await self._gate(sender.user_id, peer_id, tx.conn)
         draft = Message(new_id(), conversation_id(sender.user_id, peer_id), 0, sender.user_id, peer_id, kind, body, 0)
         message = await self._store.send(tx.conn, sender.tenant_id, draft)
         view = message_view(message, {sender.user_id: sender.user, peer_id: to})
@@ -84,7 +85,7 @@ class Chat:
     async def typing(self, sender: Principal, *, peer: str) -> None:
         """Tell the peer's live sockets; nothing is stored."""
         peer_id = await self._peer(sender, peer, path="$.with")
-        await self._gate(sender.user_id, peer_id)
+        await self._gate(sender.user_id, peer_id, None)
         await self._publish_ephemeral(peer_id, TYPING, TypingEvent(sender.user))
 
     async def history(

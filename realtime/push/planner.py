@@ -139,14 +139,17 @@ def _row(one: Wanted) -> PushRow:
 
 
 def _jobs(pushes: Sequence[tuple[PushRow, Alert]]) -> Iterator[Job]:
-    """Return jobs of pushes that are due together and matter alike."""
+    """Return jobs of pushes of one kind that are due together. A job is tried again as a whole, and no ring may have to
+    wait for what a message waits for.
+    """
 
-    def group(push: tuple[PushRow, Alert]) -> tuple[int, int]:
+    def group(push: tuple[PushRow, Alert]) -> tuple[int, str]:
         row, alert = push
-        return alert.delay_ms, URGENT_PRIORITY if KINDS[row.kind].urgent else 0
+        return alert.delay_ms, row.kind
 
-    for (delay_ms, priority), members in itertools.groupby(sorted(pushes, key=group), key=group):
+    for (delay_ms, kind), members in itertools.groupby(sorted(pushes, key=group), key=group):
         ids = [str(row.id) for row, _ in members]
+        priority = URGENT_PRIORITY if KINDS[kind].urgent else 0
         for start in range(0, len(ids), PUSHES_PER_JOB_MAX):
             payload = msgspec.json.encode(ids[start : start + PUSHES_PER_JOB_MAX])
             yield Job(ENTRYPOINT, payload, priority, delay_ms)

@@ -87,11 +87,12 @@ class QueueWorker:
                 # Cancelling pgqueuer's jobs would record them as cancelled by somebody, and so lose them: let them end.
                 manager.shutdown.set()
                 await asyncio.wait([running], timeout=STOP_TIMEOUT_S)
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
                 raise
             except Exception as exc:
                 log.warning("queue_failed", error=repr(exc))
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
             await asyncio.sleep(RESTART_BACKOFF_S[min(failures, len(RESTART_BACKOFF_S) - 1)])
             failures += 1
 

@@ -25,7 +25,7 @@ class Blocks:
     def __init__(self) -> None:
         self.pairs: set[tuple[int, int]] = set()
 
-    async def check(self, sender_id: int, recipient_id: int) -> None:
+    async def check(self, sender_id: int, recipient_id: int, conn: asyncpg.Connection | None) -> None:
         if (sender_id, recipient_id) in self.pairs:
             raise Forbidden("blocked")
 

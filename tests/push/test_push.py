@@ -67,6 +67,7 @@ class World:
     planner: PushPlanner
     delivery: PushDelivery
     pushes: Pushes
+    chat: Chat
     fcm: FakeFcm
     online: set[int] = field(default_factory=set)
     now_ms: int = NOW_MS
@@ -135,12 +136,12 @@ async def world(pool: asyncpg.Pool, fcm: FakeFcm, sender: FcmSender) -> AsyncIte
     peers = Peers(pool, accounts, planner=planner)
     delivery = PushDelivery(pool, accounts, sender, clock=clock)
     pushes = Pushes(pool)
-    worlds.append(World(pool, peers, accounts, planner, delivery, pushes, fcm))
 
     async def nowhere(user_id: int, event: str, data: TypingEvent) -> None:
         raise AssertionError(event)
 
     chat = Chat(pool, peers.outbox, accounts, publish_ephemeral=nowhere)
+    worlds.append(World(pool, peers, accounts, planner, delivery, pushes, chat, fcm))
     peers.add(AccountHandlers(accounts).routes())
     peers.add(ChatHandlers(chat).routes())
     peers.add(PushHandlers(pushes).routes())
@@ -530,3 +531,26 @@ async def test_the_parts_work_together_from_a_service_accounts_file(
         await asyncio.gather(task, return_exceptions=True)
         await parts.close()
         await peers.close()
+
+
+async def test_a_ring_that_no_socket_confirms_goes_out_by_itself_after_the_grace(world: World) -> None:
+    host = await world.phone("hanna")
+    world.online.add(host.user_id)
+    async with world.worker():
+        call_id = await world.ring(host)
+        (message,) = await world.fcm.accepted(1)
+    assert message["data"]["call_id"] == str(call_id)
+    waited = await world.pool.fetchval(
+        "select extract(epoch from max(created) filter (where status = 'picked') - min(created))::float8 "
+        "from realtime.pgqueuer_log"
+    )
+    assert waited >= 2.0
+
+
+async def test_a_ring_never_shares_a_job_with_a_message(world: World) -> None:
+    alice, host = await world.phone("alice"), await world.phone("hanna")
+    async with world.peers.outbox.transaction(host.principal.tenant_id) as tx:
+        tx.emit("call.incoming", to=[host.user_id], data=world.call(uuid4()))
+        await world.chat.send(tx, alice.principal, to="hanna", kind="text", body="x")
+    await world.relay()
+    assert [len(msgspec.json.decode(payload)) for payload, _, _ in await world.jobs()] == [1, 1]
