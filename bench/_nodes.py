@@ -1,0 +1,64 @@
+"""Two server processes on the same PostgreSQL and Valkey, as two machines would be, and tokens for their users."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import jwt
+import psutil
+
+from bench.harness import CpuSeconds, ServerProcess, cpu_seconds, pin, server_process, split_cores
+
+SECRET = "bench-secret-that-is-long-enough-for-hs256"  # of servers that live for one benchmark
+TOKEN_LIFE_S = 86_400
+SETTINGS = {
+    "jwt_secret": SECRET,
+    "log_level": "error",
+    "requests_per_s": "1000000",
+    "requests_burst": "1000000",
+    "unauthenticated_max": "100000",
+    "unauthenticated_per_ip_max": "100000",
+}
+
+
+@contextmanager
+def two_nodes() -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    """Run two nodes on the server's cores; the engines, which the first one started, share the generator's."""
+    server_cores, load_cores = split_cores()
+    with server_process(settings=SETTINGS, cores=server_cores) as first:
+        engines = json.loads((Path(first.data_dir) / "engines.json").read_text())
+        for child in psutil.Process(first.pid).children(recursive=True):
+            if not child.name().startswith("python"):
+                pin(load_cores, child.pid)
+        urls = {name: engines[name] for name in ("database_url", "redis_url")}
+        with server_process(settings={**SETTINGS, **urls}, cores=server_cores) as second:
+            pin(load_cores)
+            yield first, second
+
+
+def token(user: str) -> str:
+    now = int(time.time())
+    claims = {"iss": "talkmeter", "aud": "talkmeter", "iat": now, "exp": now + TOKEN_LIFE_S, "sub": user}
+    return jwt.encode(claims, SECRET, "HS256", headers={"kid": "main"})
+
+
+def cpu_of(nodes: Sequence[ServerProcess]) -> CpuSeconds:
+    """Return the CPU time of all nodes and their engines."""
+    spent = [cpu_seconds(node.pid) for node in nodes]
+    return CpuSeconds(*(sum(getattr(one, part) for one in spent) for part in ("server", "postgres", "valkey")))
+
+
+class Busy:
+    """The share of its core that this process, the generator, used during the block."""
+
+    def __enter__(self) -> Busy:
+        self._began, self._cpu = time.monotonic(), time.process_time()
+        self.share = 0.0
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.share = round((time.process_time() - self._cpu) / (time.monotonic() - self._began), 3)
