@@ -241,6 +241,7 @@ class App:
             min_size=2,
             max_size=self.settings.database_pool_size,
             command_timeout=COMMAND_TIMEOUT_S,
+            reset=_keep_session,
             server_settings={"role": APP_ROLE, "application_name": f"talkmeter-{self.node}"},
         )
         self._stack.push_async_callback(_close_pool, pool)
@@ -424,6 +425,10 @@ async def _purge(pool: asyncpg.Pool, pushes: Pushes) -> None:
 async def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def _keep_session(conn: asyncpg.Connection) -> None:
+    """Nothing here changes a session (no SET, no LISTEN, no session locks), so a released one needs no reset query."""
 
 
 async def _close_pool(pool: asyncpg.Pool) -> None:

@@ -355,7 +355,7 @@ class Dispatcher:
             async with self._outbox.transaction(key.tenant_id) as tx:
                 request.tx_ = tx
                 ok = await route.handler(request, data)  # type: ignore[misc]
-                await remember(tx.conn, key, msgspec.json.encode({"ok": ok}))
+                await remember(tx.conn, key, msgspec.json.encode({"ok": ok}), tx.take_unwritten())
             return ok
         except Repeated:
             return await self._first_reply(key)

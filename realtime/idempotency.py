@@ -1,6 +1,6 @@
 """The first reply to a mutation, stored in the mutation's own transaction and given again to every repeat.
 
-Owns the table realtime.idempotency. Knows nothing of operations.
+Owns the table realtime.idempotency. Knows nothing of operations; imports the outbox, whose rows it may write along.
 
 The record is written *last* in the transaction. A repeat that runs at the same time does its work, waits at this
 insert for the first to commit, and then rolls back and gives the first's reply: right for every interleaving, and
@@ -10,11 +10,13 @@ one statement in the ordinary case instead of two.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import asyncpg
 import msgspec
 
+from realtime.outbox import INSERT_SQL, OutboxRow, columns
 from realtime.protocol.errors import KeyReused
 
 KEEP_DAYS = 7
@@ -24,6 +26,12 @@ REMEMBER_SQL = """
 insert into realtime.idempotency (tenant_id, user_id, key, request_hash, reply) values ($1, $2, $3, $4, $5)
 on conflict do nothing returning true
 """
+# The reply and the events of a mutation in one round trip; a conflict rolls both back.
+REMEMBER_AND_TELL_SQL = f"""
+with told as ({INSERT_SQL})
+insert into realtime.idempotency (tenant_id, user_id, key, request_hash, reply) values ($9, $10, $11, $12, $13)
+on conflict do nothing returning true
+"""  # noqa: S608 - two constants of ours, no input
 RECALL_SQL = "select request_hash, reply from realtime.idempotency where tenant_id = $1 and user_id = $2 and key = $3"
 PURGE_SQL = """
 delete from realtime.idempotency where ctid = any(array(
@@ -51,13 +59,21 @@ def request_key(tenant_id: int, user_id: int, key: str, op: str, data: msgspec.S
     return RequestKey(tenant_id, user_id, key, digest)
 
 
-async def remember(conn: asyncpg.Connection, key: RequestKey, reply: bytes) -> None:
+async def remember(conn: asyncpg.Connection, key: RequestKey, reply: bytes, rows: Sequence[OutboxRow] = ()) -> None:
     """Store the reply (JSON of `{"ok": ...}` or `{"error": ...}`), as the transaction's last statement.
 
+    Args:
+        rows: events to insert into the outbox in the same statement.
+
     Raises:
-        Repeated: there is a reply under this key already.
+        Repeated: there is a reply under this key already; roll back.
     """
-    if not await conn.fetchval(REMEMBER_SQL, key.tenant_id, key.user_id, key.key, key.request_hash, reply):
+    record = (key.tenant_id, key.user_id, key.key, key.request_hash, reply)
+    if rows:
+        fresh = await conn.fetchval(REMEMBER_AND_TELL_SQL, *columns(rows), *record)
+    else:
+        fresh = await conn.fetchval(REMEMBER_SQL, *record)
+    if not fresh:
         raise Repeated
 
 

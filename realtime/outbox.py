@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -59,6 +59,20 @@ class OutboxRow:
     data: bytes
 
 
+def columns(rows: Sequence[OutboxRow]) -> tuple[list[Any], ...]:
+    """Return the arguments of INSERT_SQL: one list for each of its eight columns."""
+    return (
+        [row.id for row in rows],
+        [row.tenant_id for row in rows],
+        [msgspec.json.encode(row.audience).decode() for row in rows],
+        [row.event for row in rows],
+        [row.v for row in rows],
+        [row.ts_ms for row in rows],
+        [row.push for row in rows],
+        [row.data for row in rows],
+    )
+
+
 class Publisher(Protocol):
     """Takes events to the audience's devices, wherever they are connected; drops ids that it has seen."""
 
@@ -83,12 +97,13 @@ class Tx:
         tenant_id: whose events these are.
     """
 
-    __slots__ = ("_after", "_rows", "conn", "tenant_id")
+    __slots__ = ("_after", "_rows", "_written", "conn", "tenant_id")
 
     def __init__(self, conn: asyncpg.Connection, tenant_id: int) -> None:
         self.conn = conn
         self.tenant_id = tenant_id
         self._rows: list[OutboxRow] = []
+        self._written = 0
         self._after: list[Callable[[], None]] = []
 
     def emit(
@@ -126,25 +141,20 @@ class Tx:
         self._after.append(fn)
 
     async def write_rows(self) -> None:
-        """Insert the emitted events; the last statement before the commit."""
-        rows = self._rows
+        """Insert the emitted events that have not been written yet; the last statement before the commit."""
+        rows = self.take_unwritten()
         if len(rows) == 1:
             row = rows[0]
             await self.conn.execute(
                 INSERT_ONE_SQL, row.id, row.tenant_id, row.audience, row.event, row.v, row.ts_ms, row.push, row.data
             )
         elif rows:
-            await self.conn.execute(
-                INSERT_SQL,
-                [row.id for row in rows],
-                [row.tenant_id for row in rows],
-                [msgspec.json.encode(row.audience).decode() for row in rows],
-                [row.event for row in rows],
-                [row.v for row in rows],
-                [row.ts_ms for row in rows],
-                [row.push for row in rows],
-                [row.data for row in rows],
-            )
+            await self.conn.execute(INSERT_SQL, *columns(rows))
+
+    def take_unwritten(self) -> list[OutboxRow]:
+        """Return the emitted events that nobody has written; whoever takes them inserts them."""
+        rows, self._written = self._rows[self._written :], len(self._rows)
+        return rows
 
     def committed(self) -> list[OutboxRow]:
         """Run what waits for the commit, and hand over the rows to publish."""
