@@ -5,9 +5,11 @@ Owns the command client and finding out which server holds a channel. Must never
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
+import hiredis
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import Connection as TcpConnection
@@ -20,11 +22,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from realtime.broker.address import Address, RedisUrl, read_url
+from realtime.broker.wire import Command, Wire
 from realtime.protocol.errors import Unavailable
 
 CONNECT_TIMEOUT_S: Final = 2.0
 COMMAND_TIMEOUT_S: Final = 3.0  # a script answers in microseconds; longer means that the server is gone
 POOL_MAX: Final = 64
+DEMOTED: Final = ("READONLY", "LOADING", "MASTERDOWN")  # replies of a server that is no master, or not yet
 # One retry on a fresh connection: pooled ones are dead after a restart. Every script of ours may run twice. Not after a
 # timeout: whoever waits has waited long enough.
 RETRIES: Final = 1
@@ -36,13 +40,14 @@ Client = Any
 class Backend:
     """The Redis of this process. Making it opens no connection, so it can be made while Redis is down."""
 
-    __slots__ = ("_cluster", "_sentinel", "client", "url")
+    __slots__ = ("_cluster", "_sentinel", "_wire", "client", "url")
 
     def __init__(self, url: str) -> None:
         """Raises BadRedisUrl (a ValueError) when `url` cannot be read."""
         self.url: RedisUrl = read_url(url)
         self._sentinel: Sentinel | None = None
         self._cluster: RedisCluster | None = None
+        self._wire: Wire | None = None
         match self.url.kind:
             case "single":
                 self.client: Client = _single(self.url)
@@ -75,41 +80,75 @@ class Backend:
             except (RedisError, OSError) as exc:
                 raise Unavailable(f"the cluster does not answer: {exc}") from exc
 
-    def server_name(self, key: str) -> str:
-        """Return a name for the server that holds the key: scripts are loaded per server."""
-        if self._cluster is None:
-            return ""
-        node = self._cluster.nodes_manager.get_node_from_slot(key_slot(key.encode()))
-        return str(node.name)
-
-    async def ready(self) -> None:
-        """See to it that the cluster's layout is known.
+    async def server_names(self, keys: Sequence[str]) -> list[str]:
+        """Return a name for the server that holds each key: scripts are loaded per server.
 
         Raises:
             redis.exceptions.RedisError: no node of the cluster answers.
         """
-        if self._cluster is not None:
-            await self._cluster.initialize()
-
-    async def primaries(self) -> list[str]:
-        """Return the names of all servers that take writes."""
         if self._cluster is None:
-            return [""]
+            return [""] * len(keys)
         await self._cluster.initialize()
-        return [str(node.name) for node in self._cluster.get_primaries()]
+        return [self._node_name(key) for key in keys]
+
+    def _node_name(self, key: str) -> str:
+        assert self._cluster is not None
+        node = self._cluster.nodes_manager.get_node_from_slot(key_slot(key.encode()))
+        return str(node.name)
+
+    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+        """Run commands in one go; refusals are exceptions among the replies.
+
+        Raises:
+            OSError, redis.exceptions.RedisError: Redis cannot be reached; the commands may have run or not.
+        """
+        if self._cluster is not None:
+            pipe = self._cluster.pipeline()
+            for command in commands:
+                pipe.execute_command(*command)
+            replies: list[Any] = await pipe.execute(raise_on_error=False)
+            return replies
+        wire = self._wire
+        if wire is None or wire.closed:
+            wire = self._wire = await self._open_wire()
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                replies = await wire.run(commands)
+        except BaseException:
+            wire.abort()  # whether and when it answers is no longer known
+            raise
+        if any(isinstance(reply, hiredis.ReplyError) and str(reply).startswith(DEMOTED) for reply in replies):
+            wire.abort()  # behind Sentinel the next connection goes to the new master
+        return replies
 
     async def ask(self, server: str, *command: str) -> Any:
-        """Run one command on the named server."""
+        """Run one command on the named server.
+
+        Raises:
+            OSError, redis.exceptions.RedisError: it cannot be reached, or refuses.
+        """
         if self._cluster is None:
-            return await self.client.execute_command(*command)
+            (reply,) = await self.execute([command])
+            if isinstance(reply, Exception):
+                raise RedisError(str(reply))
+            return reply
         node = self._cluster.get_node(node_name=server)
-        return await self.client.execute_command(*command, target_nodes=node)
+        return await self._cluster.execute_command(*command, target_nodes=node)
 
     async def close(self) -> None:
+        if self._wire is not None:
+            self._wire.abort()
         await self.client.aclose()
         if self._sentinel is not None:
             for sentinel in self._sentinel.sentinels:
                 await sentinel.aclose()
+
+    async def _open_wire(self) -> Wire:
+        url = self.url
+        return await Wire.open(
+            await self._master(), username=url.username, password=url.password, db=url.db, tls=url.tls,
+            timeout_s=CONNECT_TIMEOUT_S,
+        )  # fmt: skip
 
     async def _master(self) -> Address:
         if self._sentinel is None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
+import hiredis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from realtime.broker.backend import Backend
@@ -106,20 +107,17 @@ class Pipeline:
 
     async def _attempt(self, calls: list[_Call]) -> list[_Call]:
         """Run the calls once, settle those that were answered, and return those whose script is not loaded."""
-        await self._backend.ready()
-        servers = [self._backend.server_name(call.key) for call in calls]
+        servers = await self._backend.server_names([call.key for call in calls])
         for server in dict.fromkeys(servers):
             if server not in self._bound:
                 self._bound[server] = await self._bind(server)
-        pipe = self._backend.client.pipeline(**({} if self._backend.sharded else {"transaction": False}))
-        for call, server in zip(calls, servers, strict=True):
-            if call.script:
-                pipe.execute_command("EVALSHA", self._bound[server][call.script], *call.arguments)
-            else:
-                pipe.execute_command(*call.arguments)
+        commands = [
+            ("EVALSHA", self._bound[server][call.script], *call.arguments) if call.script else call.arguments
+            for call, server in zip(calls, servers, strict=True)
+        ]
         again: list[_Call] = []
-        for call, server, answer in zip(calls, servers, await pipe.execute(raise_on_error=False), strict=True):
-            if isinstance(answer, NoScriptError):
+        for call, server, answer in zip(calls, servers, await self._backend.execute(commands), strict=True):
+            if isinstance(answer, Exception) and _not_loaded(answer):
                 self._bound.pop(server, None)
                 again.append(call)
             elif not call.answer.done():
@@ -129,17 +127,14 @@ class Pipeline:
     async def _bind(self, server: str) -> Mapping[str, str]:
         """Load the scripts into a server, bound to its run id, and return their hashes by name."""
         for _ in range(BIND_ATTEMPTS):
-            run = await self._run_id(server)
+            run = await run_id(self._backend, server)
             shas = {}
             for name, source in self._sources.items():
                 sha = await self._backend.ask(server, "SCRIPT", "LOAD", f"local RUN = '{run}'\n{source}")
                 shas[name] = sha.decode() if isinstance(sha, bytes) else str(sha)
-            if await self._run_id(server) == run:
+            if await run_id(self._backend, server) == run:
                 return shas
         raise RedisError("the server restarted while its scripts were loaded")
-
-    async def _run_id(self, server: str) -> str:
-        return await run_id(self._backend, server)
 
 
 async def run_id(backend: Backend, server: str) -> str:
@@ -162,8 +157,12 @@ def load_scripts() -> dict[str, str]:
     return {name: prelude + (folder / f"{name}.lua").read_text() for name in SCRIPTS}
 
 
+def _not_loaded(answer: Exception) -> bool:
+    return isinstance(answer, NoScriptError) or str(answer).startswith("NOSCRIPT")
+
+
 def _settle(future: asyncio.Future[Any], answer: Any) -> None:
-    if isinstance(answer, ResponseError):
+    if isinstance(answer, ResponseError | hiredis.ReplyError):
         # READONLY, LOADING, CLUSTERDOWN, OOM and the like: the server is there, and cannot do it now.
         _refuse(future, Unavailable(f"Redis refused: {answer}"))
     elif isinstance(answer, Exception):
