@@ -1,7 +1,7 @@
 """The meter's rules once more, in plain Python, written from the rules and not from the SQL.
 
-State is a handful of dictionaries, time is a number, money is arithmetic. The state machine (test_histories.py) does the
-same things to this and to the database and compares them after every step.
+State is a handful of dictionaries, time is a number, money is arithmetic. The state machine (test_histories.py) does
+the same things to this and to the database and compares them after every step.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from billing.tariffs import Tariff
 
-HALF_A_MINUTE_LATE_MS = 60_000
+LATE_MS = 60_000
 PAUSES_MAX = 3
 PAUSED_MS_MAX = 60_000
 HANG_UP_MS_MAX = 5_000
@@ -206,7 +206,7 @@ class Model:
             if not m.fresh(now_ms):
                 self._suspend(m, now_ms)
                 continue
-            late = now_ms - m.due_ms > HALF_A_MINUTE_LATE_MS
+            late = now_ms - m.due_ms > LATE_MS
             if not self._charge(m, m.tariff.price_coins, m.tariff.pulse_ms):
                 self._finish(m, m.due_ms, "exhausted", None, now_ms)
             elif late:
@@ -255,7 +255,7 @@ class Model:
             at_ms = min(at_ms, m.last_proof_ms())
         at_ms = max(at_ms, m.started_ms)
         if m.state == "running":
-            while m.due_ms < at_ms and at_ms - m.due_ms <= HALF_A_MINUTE_LATE_MS:
+            while m.due_ms < at_ms and at_ms - m.due_ms <= LATE_MS:
                 if not self._charge(m, m.tariff.price_coins, m.tariff.pulse_ms):
                     self._finish(m, m.due_ms, "exhausted", None, at_ms)
                     return
@@ -268,7 +268,7 @@ class Model:
         if m.state != "running":
             return m.state
         now_ms = max(now_ms, m.since_ms)
-        while m.due_ms < now_ms and now_ms - m.due_ms <= HALF_A_MINUTE_LATE_MS:
+        while m.due_ms < now_ms and now_ms - m.due_ms <= LATE_MS:
             if not self._charge(m, m.tariff.price_coins, m.tariff.pulse_ms):
                 self._finish(m, m.due_ms, "exhausted", None, now_ms)
                 return "ended"

@@ -1,7 +1,7 @@
 """Random histories, done to the database and to the plain model; after every step both must say the same.
 
-TALKMETER_HISTORIES sets how many (60 when not set: a quarter of a minute); TALKMETER_SHRINK=0 leaves a failing one as it
-was found.
+TALKMETER_HISTORIES sets how many (60 when not set: a quarter of a minute); TALKMETER_SHRINK=0 leaves a failing one as
+it was found.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from billing.audit import audit
 from billing.errors import BillingError, InsufficientFunds
 from billing.metering import Proof
 from billing.tariffs import Tariff
-from tests.billing.model import Model, Wallet
+from tests.billing.model import Meter, Model, Wallet
 
 T = TypeVar("T")
 HISTORIES = int(os.environ.get("TALKMETER_HISTORIES", "60"))
@@ -103,17 +103,16 @@ class Histories(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, PAYERS - 1), coins=st.integers(1, 120), promo=st.booleans())
     def grant(self, who: int, coins: int, promo: bool) -> None:
-        bucket = "promo" if promo else "paid"
         self.do(
             ledger.grant(
                 self.books.conn,
                 transfer_id=uuid4(),
                 user_id=self.users[who],
                 coins=coins,
-                bucket=bucket,
+                bucket="promo" if promo else "paid",
                 reason="",
                 now_ms=self.now_ms,
-            )  # type: ignore[arg-type]
+            )
         )
         self.model.grant(self.users[who], coins, promo)
         self.compare()
@@ -170,7 +169,7 @@ class Histories(RuleBasedStateMachine):
                 now_ms=self.now_ms,
             )
         )
-        self.model.meters[key] = _open(payer, payee, tariff, self.now_ms)
+        self.model.meters[key] = Meter(payer, payee, tariff, self.now_ms)
         self.start(0)
 
     @precondition(lambda self: self.model.meters)
@@ -299,17 +298,11 @@ class Histories(RuleBasedStateMachine):
         self.books.run(self.books.owner.execute("truncate billing.meter_events"))
 
 
-def _open(payer: int, payee: int, tariff: Tariff, now_ms: int) -> Any:
-    from tests.billing.model import Meter
-
-    return Meter(payer, payee, tariff, now_ms)
-
-
 def test_database_and_model_agree_on_every_history(pg_url: str) -> None:
     books = Books(pg_url)
     try:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
-            lambda: Histories(books),
+        run_state_machine_as_test(
+            lambda: Histories(books),  # type: ignore[arg-type]
             settings=settings(
                 max_examples=HISTORIES,
                 stateful_step_count=STEPS,
