@@ -14,11 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from realtime.config import Settings, SettingsError, load
-from realtime.embedded import EngineError, Engines
+from realtime.embedded import ADDRESS_FILE, EngineError, Engines
 from realtime.logs import configure
 from realtime.migrate import MigrationError, ensure_database, migrate
-
-ENGINES_FILE = "engines.json"  # where a running server's embedded engines listen, for the other commands
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -146,7 +144,7 @@ def _with_database(settings: Settings, work: Callable[[str], Awaitable[Any]]) ->
     """Run `work` on the settings' database: by URL, in a running server's embedded engine, or in one started for it."""
     if settings.database_url:
         return asyncio.run(_call(work, settings.migrate_url or settings.database_url))
-    running = settings.data_path / ENGINES_FILE
+    running = settings.data_path / ADDRESS_FILE
     if running.exists():
         url = json.loads(running.read_text())["database_url"]
         with contextlib.suppress(OSError):

@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+ADDRESS_FILE = "engines.json"  # in the data folder while a server runs: its engines' URLs, for the other commands
 READY_TIMEOUT_S = 60.0  # crash recovery of a large write-ahead log takes the longest
 STOP_TIMEOUT_S = 20.0
 LOCK_TIMEOUT_S = 10.0  # engines of a killed parent need a moment to end

@@ -19,9 +19,8 @@ import structlog
 import uvloop
 
 from realtime.app import HUB, JOBS, App
-from realtime.cli import ENGINES_FILE
 from realtime.config import Settings
-from realtime.embedded import Engines
+from realtime.embedded import ADDRESS_FILE, Engines
 from realtime.migrate import ensure_database, migrate
 from realtime.supervisor import supervise
 
@@ -110,7 +109,7 @@ def _engines(settings: Settings) -> Iterator[tuple[Settings, Engines | None]]:
         postgres_bin=settings.postgres_bin,
         valkey_bin=settings.valkey_bin,
     )
-    address_file = settings.data_path / ENGINES_FILE
+    address_file = settings.data_path / ADDRESS_FILE
     try:
         urls = {
             "database_url": settings.database_url or engines.database_url,
