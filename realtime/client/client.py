@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum
 from types import TracebackType
@@ -17,30 +17,24 @@ from uuid import uuid4
 
 import msgspec
 from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-from websockets.typing import Subprotocol
 
 from realtime.client.backoff import Backoff, next_attempt
+from realtime.client.channels import REJOIN, Channels, with_message_id
 from realtime.client.endings import Lost, ending, refused_upgrade
 from realtime.client.errors import ClientClosed, ClientError, ConnectTimeout, RequestRefused, RequestTimeout, Stopped
+from realtime.client.opening import HANDSHAKE_TIMEOUT_MS, open_socket
 from realtime.client.requests import Pending, Requests
 from realtime.client.streams import Streams, Verdict
 from realtime.client.subscriptions import EVENTS_MAX, Audience, EventHandler, Subscription
+from realtime.client.tokens import Tokens, TokenSource
 from realtime.client.wire import ACKED_EVENTS, CODECS, MUTATIONS, CodecName, Event
 
 REQUEST_TIMEOUT_MS = 20_000  # long enough for one reconnect in between
 CONNECT_TIMEOUT_MS = 30_000
-HANDSHAKE_TIMEOUT_MS = 10_000  # TCP, TLS, upgrade; and then once more for the sign-in
-CLOSE_TIMEOUT_S = 1  # how long a peer may take to answer our close frame
 HEARTBEAT_MS = 25_000  # until the server says its own
-FRAME_BYTES_MAX = 4 * 1024 * 1024  # a directory or a history page of the server's largest sizes
-REFRESH_EVERY_MS = 1_000  # at most, however short tokens live
-REFRESH_AHEAD_MS = 60_000  # a new token is fetched so long before the old one ends, or at half of a shorter life
 RETRIES_MAX = 4  # of one request that was answered with a passing error
 RETRIED_CODES = frozenset({"internal", "unavailable", "draining", "rate_limited", "too_many_pending"})
-
-TokenSource = str | Callable[[], Awaitable[str]]
 
 _log = logging.getLogger(__name__)
 
@@ -58,9 +52,12 @@ class State(Enum):
 class Client:
     """One user on one device.
 
-    It connects again by itself with backoff and full jitter, resumes its event streams, and repeats unanswered
-    requests with their keys. Besides the server's events there are three of its own: `client.state` {state, reason},
-    `client.signed_in` (the sign-in's answer) and `client.snapshot` (its snapshot, when events could not be recovered).
+    It connects again by itself with backoff and full jitter, resumes its event streams, joins its channels again, and
+    repeats unanswered requests with their keys. What else belongs to a connection, as presence.watch and hosts.watch,
+    is the app's to ask for again on `client.signed_in`. Besides the server's events there are some of its own:
+    `client.state` {state, reason}, `client.signed_in` (the sign-in's answer), `client.snapshot` (its snapshot, when
+    events could not be recovered), `client.channel` (the answer to a repeated join) and `client.channel_lost`
+    {channel, error}.
 
     Args:
         url: `ws://` or `wss://` address of `/v1/socket`.
@@ -91,13 +88,14 @@ class Client:
         self.welcome: dict[str, Any] = {}
         self.connections = 0
         self._url = url
-        self._token = token
+        self._tokens = Tokens(token)
         self._about = {"device_id": device_id, "app_version": app_version, "platform": platform}
         self._codec = CODECS[codec]
         self._backoff = backoff or Backoff()
         self._ack = ack
         self._headers = dict(headers or {})
         self._streams = Streams()
+        self._channels = Channels(self._streams)
         self._requests = Requests()
         self._audience = Audience()
         self._socket: ClientConnection | None = None
@@ -105,8 +103,6 @@ class Client:
         self._online = asyncio.Event()
         self._ended: Exception | None = None
         self._heard_s = 0.0
-        self._token_expires_ms = 0
-        self._server_ahead_ms = 0.0
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -197,7 +193,8 @@ class Client:
             raise self._ended or ClientClosed("the client is not open")
         if key is None and op in MUTATIONS:
             key = str(uuid4())
-        pending = self._requests.open(op, dict(data or {}), key)
+        sent = with_message_id(data or {}) if op == "channel.publish" else dict(data or {})
+        pending = self._requests.open(op, sent, key)
         try:
             async with asyncio.timeout(timeout_ms / 1000):
                 answer: dict[str, Any] = await self._ask(pending)
@@ -205,8 +202,6 @@ class Client:
             raise RequestTimeout(op, key) from None
         finally:
             self._requests.close(pending)
-        if op.startswith("channel."):
-            self._follow_channel(op, pending.data, answer)
         return answer
 
     async def refresh(self, token: str) -> None:
@@ -216,9 +211,8 @@ class Client:
             RequestRefused: it is not a valid token of the same user.
         """
         answer = await self.request("session.refresh", {"token": token})
-        if isinstance(self._token, str):
-            self._token = token
-        self._token_expires_ms = int(answer.get("token_expires_ms") or 0)
+        self._tokens.replace(token)
+        self._tokens.lives_until(int(answer.get("token_expires_ms") or 0))
 
     async def sign_out(self, *, everywhere: bool = False) -> None:
         """End this session, or all of the user's, and close."""
@@ -251,13 +245,6 @@ class Client:
             with suppress(ConnectionClosed):
                 await self._socket.send(self._codec.encode(frame))
 
-    def _follow_channel(self, op: str, data: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-        stream = f"channel:{data.get('channel')}"
-        if op == "channel.leave":
-            self._streams.leave(stream)
-        elif op == "channel.join" and answer.get("stream"):
-            self._streams.signed_in(stream, answer["stream"], recovered=False)
-
     # -- the connection ------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -279,8 +266,8 @@ class Client:
         self._set_state(State.CONNECTING)
         signed_in_s = 0.0
         try:
-            token = await self._fetch_token()
-            async with self._connected() as socket:
+            token = await self._tokens.fetch()
+            async with open_socket(self._url, self._codec.subprotocol, self._headers) as socket:
                 try:
                     await self._sign_in(socket, token)
                     signed_in_s = time.monotonic()
@@ -298,30 +285,6 @@ class Client:
             self._online.clear()
             self._socket = None
         return (time.monotonic() - signed_in_s) * 1000 if signed_in_s else 0.0, lost
-
-    async def _fetch_token(self) -> str:
-        if isinstance(self._token, str):
-            return self._token
-        try:
-            return await self._token()
-        except ClientError:
-            raise
-        except Exception as exc:  # the app's own code, that asks its backend over the same bad network
-            raise Lost(f"no token: {exc}") from exc
-
-    def _connected(self) -> open_socket:
-        return open_socket(
-            self._url,
-            subprotocols=[Subprotocol(self._codec.subprotocol)],
-            additional_headers=self._headers,
-            compression=None,
-            proxy=None,
-            open_timeout=HANDSHAKE_TIMEOUT_MS / 1000,
-            ping_interval=None,  # _watch speaks the application's own ping, as a browser must
-            close_timeout=CLOSE_TIMEOUT_S,
-            max_size=FRAME_BYTES_MAX,
-            process_exception=_give_up,
-        )
 
     async def _sign_in(self, socket: ClientConnection, token: str) -> None:
         data = {**self._about, "token": token, "streams": self._streams.positions()}
@@ -343,8 +306,9 @@ class Client:
     def _welcomed(self, welcome: dict[str, Any]) -> None:
         self.welcome = welcome
         self.connections += 1
-        self._token_expires_ms = int(welcome.get("token_expires_ms") or 0)
-        self._server_ahead_ms = float(welcome.get("server_time_ms") or time.time() * 1000) - time.time() * 1000
+        self._tokens.lives_until(
+            int(welcome.get("token_expires_ms") or 0), server_time_ms=welcome.get("server_time_ms")
+        )
         recovered = bool(welcome.get("recovered"))
         self._streams.signed_in("user", welcome.get("stream"), recovered=recovered)
         self._audience.hand(Event("client.signed_in", data=welcome))
@@ -359,6 +323,8 @@ class Client:
         self._set_state(State.ONLINE)
         helpers = [asyncio.create_task(self._watch(socket)), asyncio.create_task(self._keep_token())]
         try:
+            for rejoin in self._channels.rejoins():
+                await socket.send(self._codec.encode(rejoin))
             for pending in self._requests.unanswered():
                 await socket.send(self._codec.encode(pending.frame()))
             while True:
@@ -374,7 +340,7 @@ class Client:
         self._heard_s = time.monotonic()
         frame = self._codec.decode(payload)
         if "re" in frame:
-            self._requests.answer(frame)
+            self._answered(frame)
         elif "event" in frame:
             event = Event.from_frame(frame)
             verdict = self._streams.judge(event)
@@ -384,6 +350,15 @@ class Client:
                 self._audience.hand(event)
             if event.name in self._ack and event.event_id:
                 await socket.send(self._codec.encode({"ack": [event.event_id]}))
+
+    def _answered(self, reply: Mapping[str, Any]) -> None:
+        """Take a reply; what it says of channels counts before the events that come after it."""
+        if str(reply["re"]).startswith(REJOIN):
+            self._audience.hand(self._channels.rejoined(reply))
+            return
+        pending = self._requests.answer(reply)
+        if pending is not None and "ok" in reply:
+            self._channels.answered(pending.op, pending.data, reply["ok"])
 
     async def _watch(self, socket: ClientConnection) -> None:
         """Ask for a sign of life when nothing was heard for a heartbeat; give up after a second one."""
@@ -399,12 +374,11 @@ class Client:
 
     async def _keep_token(self) -> None:
         """Fetch a new token before the old one ends, if there is a way to fetch."""
-        while not isinstance(self._token, str) and self._token_expires_ms:
-            left_ms = self._token_expires_ms - self._server_ahead_ms - time.time() * 1000
-            await asyncio.sleep(max(REFRESH_EVERY_MS, left_ms - REFRESH_AHEAD_MS, left_ms / 2) / 1000)
+        while (delay_s := self._tokens.renewal_delay_s()) is not None:
+            await asyncio.sleep(delay_s)
             try:
-                await self.refresh(await self._token())
-            except Exception as exc:  # the app's code or the network; the old token still holds for a while
+                await self.refresh(await self._tokens.fetch())
+            except (ClientError, Lost) as exc:  # the old token still holds for a while; then the server says what to do
                 _log.warning("the token was not refreshed: %s", exc)
 
     # -- state ---------------------------------------------------------------------------------------------------
@@ -419,8 +393,3 @@ class Client:
             self._requests.fail(why)
             self._set_state(State.CLOSED, str(why))
             self._audience.end()
-
-
-def _give_up(exc: Exception) -> Exception | None:
-    """Tell `websockets` to try no failure again by itself: the client has its own backoff."""
-    return exc

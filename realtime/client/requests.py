@@ -65,15 +65,16 @@ class Requests:
         else:
             pending.answer.cancel()
 
-    def answer(self, reply: Mapping[str, Any]) -> None:
-        """Give a reply to the request it belongs to; a late or unknown one is ignored."""
+    def answer(self, reply: Mapping[str, Any]) -> Pending | None:
+        """Give a reply to the request it belongs to, and return that; a late or unknown one is ignored."""
         pending = self._pending.get(reply["re"]) if isinstance(reply["re"], int) else None
         if pending is None or pending.answer.done():
-            return
+            return None
         if "error" in reply:
             pending.answer.set_exception(RequestRefused(pending.op, reply["error"]))
         else:
             pending.answer.set_result(reply.get("ok"))
+        return pending
 
     def unanswered(self) -> Iterator[Pending]:
         """Return the requests to repeat on a new connection, oldest first."""

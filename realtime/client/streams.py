@@ -72,6 +72,11 @@ class Streams:
         """Forget a stream."""
         self._positions.pop(stream, None)
 
+    def position(self, stream: str) -> dict[str, str | int] | None:
+        """Return the position in one stream, if there is any."""
+        epoch, offset = self._positions.get(stream, ("", 0))
+        return {"epoch": epoch, "offset": offset} if epoch else None
+
     def positions(self) -> list[dict[str, str | int]]:
         """Return what sign-in tells the server: `[{stream, epoch, offset}]`."""
         return [

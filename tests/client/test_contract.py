@@ -230,6 +230,50 @@ async def test_the_directory_tells_of_hosts_who_come_and_go(town: Town) -> None:
     await watcher.player.events.next("hosts.diff", left)
 
 
+async def test_a_channel_goes_on_after_a_reconnect_without_loss_or_repeat(town: Town) -> None:
+    asha, ravi = await town.arrive("Asha"), await town.arrive("Ravi")
+    room = f"room-{uuid4().hex[:8]}"
+    for member in (asha, ravi):
+        joined = await member.ask("channel.join", channel=room)
+        assert joined["history"] == []
+    for number in range(40):
+        if number % 10 == 5:
+            await ravi.player.drop()
+        await asha.ask("channel.publish", channel=room, data=number)
+    await ravi.player.events.next("channel.message", lambda data: data["data"] == 39)
+    heard = [event["data"].get("data") for event in ravi.player.events.named("channel.message")]
+    assert heard == list(range(40))
+    assert all(event["data"]["recovered"] for event in ravi.player.events.named("client.channel"))
+
+
+async def test_a_publish_survives_losing_its_connection_and_happens_once(town: Town) -> None:
+    asha, ravi = await town.arrive("Asha"), await town.arrive("Ravi")
+    room = f"room-{uuid4().hex[:8]}"
+    for member in (asha, ravi):
+        await member.ask("channel.join", channel=room)
+    for number in range(8):
+        publishing = asyncio.create_task(asha.ask("channel.publish", channel=room, data=number))
+        await asha.player.drop()
+        await publishing
+    await ravi.player.events.next("channel.message", lambda data: data["data"] == 7)
+    heard = [event["data"].get("data") for event in ravi.player.events.named("channel.message")]
+    assert heard == list(range(8))
+
+
+async def test_a_left_channel_is_not_joined_again(town: Town) -> None:
+    asha = await town.arrive("Asha")
+    room = f"room-{uuid4().hex[:8]}"
+    await asha.ask("channel.join", channel=room)
+    await asha.ask("channel.leave", channel=room)
+    await asha.player.drop()
+    await asha.player.events.next("client.signed_in")
+    assert await asha.ask("session.ping", payload=1)
+    with pytest.raises(Failure) as caught:
+        await asha.ask("channel.presence", channel=room)
+    assert caught.value.code == "forbidden"
+    assert asha.player.events.named("client.channel") == []
+
+
 async def test_a_token_is_replaced_on_the_running_connection(town: Town) -> None:
     asha = await town.arrive("Asha")
     await asha.player.refresh(await town.token(asha.id))

@@ -1,4 +1,4 @@
-// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:6e559cfada7ee4a82de9b1f9b645b7f929ee968d4e0485a55e729bfcd0c93fcd
+// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:88d5b65488506c72c883d52b0cbc8c83c7747cd220492744b4cfdee42bf7162e
 
 // src/backoff.ts
 var STABLE_MS = 1e4;
@@ -22,6 +22,55 @@ function nextAttempt(attempt, livedMs, patient) {
   const following = livedMs >= STABLE_MS ? 0 : attempt + 1;
   return patient ? Math.max(following, PATIENT_ATTEMPT) : following;
 }
+
+// src/channels.ts
+var REJOIN = "join:";
+function withMessageId(data, newId) {
+  const given = data;
+  return given.ephemeral || given.message_id ? data : { ...data, message_id: newId() };
+}
+var Channels = class {
+  #joined = /* @__PURE__ */ new Map();
+  #streams;
+  constructor(streams) {
+    this.#streams = streams;
+  }
+  /** Take note of the app's own joins and leaves, before any event that follows the answer. */
+  answered(op, data, ok) {
+    const { channel } = data;
+    if (channel === void 0) return;
+    if (op === "channel.join") {
+      this.#joined.set(channel, data);
+      this.#place(channel, ok);
+    } else if (op === "channel.leave") {
+      this.#forget(channel);
+    }
+  }
+  /** The requests to send first on a new connection. */
+  rejoins() {
+    return [...this.#joined].map(([channel, data]) => {
+      const position = this.#streams.position(`channel:${channel}`);
+      return { id: `${REJOIN}${channel}`, op: "channel.join", data: position ? { ...data, position } : data };
+    });
+  }
+  /** Take the answer to one of `rejoins`; returns what to tell the app. */
+  rejoined(reply) {
+    const channel = String(reply.re).slice(REJOIN.length);
+    if (reply.error) {
+      this.#forget(channel);
+      return { event: "client.channel_lost", stream: "", data: { channel, error: reply.error } };
+    }
+    this.#place(channel, reply.ok);
+    return { event: "client.channel", stream: "", data: reply.ok };
+  }
+  #place(channel, ok) {
+    this.#streams.signedIn(`channel:${channel}`, ok, Boolean(ok.recovered));
+  }
+  #forget(channel) {
+    this.#joined.delete(channel);
+    this.#streams.leave(`channel:${channel}`);
+  }
+};
 
 // src/codec.ts
 var text = new TextDecoder();
@@ -262,11 +311,12 @@ var Requests = class {
   close(pending) {
     this.#pending.delete(pending.id);
   }
-  /** Give a reply to the request it belongs to; a late or unknown one is ignored. */
+  /** Give a reply to the request it belongs to, and return that; a late or unknown one is ignored. */
   answer(reply) {
     const pending = typeof reply.re === "number" ? this.#pending.get(reply.re) : void 0;
-    if (!pending || pending.answered) return;
+    if (!pending || pending.answered) return void 0;
     pending.settle(reply.ok, reply.error && new RequestRefused(pending.op, reply.error));
+    return pending;
   }
   /** The requests to repeat on a new connection, oldest first. */
   unanswered() {
@@ -317,6 +367,11 @@ var Streams = class {
   leave(stream) {
     this.#positions.delete(stream);
   }
+  /** The position in one stream, if there is any. */
+  position(stream) {
+    const place = this.#positions.get(stream);
+    return place && place.epoch !== "" ? { ...place } : void 0;
+  }
   /** What sign-in tells the server. */
   positions() {
     return [...this.#positions].filter(([, { epoch }]) => epoch !== "").map(([stream, { epoch, offset }]) => ({ stream, epoch, offset }));
@@ -345,6 +400,7 @@ var Client = class {
   #codec;
   #backoff;
   #streams = new Streams();
+  #channels = new Channels(this.#streams);
   #requests = new Requests();
   #handlers = /* @__PURE__ */ new Map();
   #connection = null;
@@ -397,15 +453,14 @@ var Client = class {
   async request(op, data = {}, options = {}) {
     if (this.#ended || !this.#running) throw this.#ended ?? new ClientClosed("the client is not open");
     const key = options.key ?? (MUTATIONS.has(op) ? newKey() : void 0);
-    const pending = this.#requests.open(op, data, key);
+    const sent = op === "channel.publish" ? withMessageId(data, newKey) : data;
+    const pending = this.#requests.open(op, sent, key);
     let timer;
     try {
       const late = new Promise((_, reject) => {
         timer = setTimeout(() => reject(new RequestTimeout(op, key)), options.timeoutMs ?? REQUEST_TIMEOUT_MS);
       });
-      const answer = await Promise.race([this.#ask(pending), late]);
-      if (op.startsWith("channel.")) this.#followChannel(op, data, answer);
-      return answer;
+      return await Promise.race([this.#ask(pending), late]);
     } finally {
       clearTimeout(timer);
       this.#requests.close(pending);
@@ -443,12 +498,6 @@ var Client = class {
         pending.renew();
       }
     }
-  }
-  #followChannel(op, data, answer) {
-    const stream = `channel:${data.channel}`;
-    const { stream: head } = answer;
-    if (op === "channel.leave") this.#streams.leave(stream);
-    else if (op === "channel.join") this.#streams.signedIn(stream, head, false);
   }
   // -- the connection
   async #run() {
@@ -501,6 +550,7 @@ var Client = class {
     const stopWatching = this.#watch(connection, welcome.heartbeat_ms || HEARTBEAT_MS);
     const stopRefreshing = this.#keepToken();
     try {
+      for (const rejoin of this.#channels.rejoins()) connection.send(rejoin);
       for (const pending of this.#requests.unanswered()) connection.send(pending.frame());
       this.#setState("online");
       connection.listen((frame) => this.#received(connection, frame));
@@ -523,7 +573,7 @@ var Client = class {
     }
   }
   #received(connection, frame) {
-    if ("re" in frame) return this.#requests.answer(frame);
+    if ("re" in frame) return this.#answered(frame);
     if (!("event" in frame)) return;
     const event = frame;
     const verdict = this.#streams.judge(event);
@@ -532,6 +582,12 @@ var Client = class {
     if (event.event_id && (this.#options.ack ?? ACKED_EVENTS).has(event.event)) {
       connection.send({ ack: [event.event_id] });
     }
+  }
+  /** Take a reply; what it says of channels counts before the events that come after it. */
+  #answered(reply) {
+    if (typeof reply.re === "string" && reply.re.startsWith(REJOIN)) return this.#hand(this.#channels.rejoined(reply));
+    const pending = this.#requests.answer(reply);
+    if (pending && !reply.error) this.#channels.answered(pending.op, pending.data, reply.ok);
   }
   /** Ask for a sign of life when nothing was heard for a heartbeat; give up after a second one. */
   #watch(connection, heartbeatMs) {

@@ -1,5 +1,6 @@
 /** The client: connects, signs in, heals, and carries requests and events. The Python twin is realtime/client. */
 import { Backoff, nextAttempt, type BackoffOptions } from "./backoff.js";
+import { Channels, REJOIN, withMessageId } from "./channels.js";
 import { json, type Codec } from "./codec.js";
 import { Connection, Lost, type Frame, type WebSocketClass } from "./connection.js";
 import { ClientClosed, ConnectTimeout, RequestRefused, RequestTimeout, Stopped } from "./errors.js";
@@ -58,8 +59,9 @@ export interface RequestOptions {
 type Handler = (event: TalkmeterEvent<never>) => void;
 
 /**
- * One user on one device. Connects again by itself with backoff and full jitter, resumes its event streams, and
- * repeats unanswered requests with their keys.
+ * One user on one device. Connects again by itself with backoff and full jitter, resumes its event streams, joins its
+ * channels again, and repeats unanswered requests with their keys. What else belongs to a connection, as presence.watch
+ * and hosts.watch, is the app's to ask for again on `client.signed_in`.
  */
 export class Client {
   /** What the client is doing. */
@@ -75,6 +77,7 @@ export class Client {
   readonly #codec: Codec;
   readonly #backoff: Backoff;
   readonly #streams = new Streams();
+  readonly #channels = new Channels(this.#streams);
   readonly #requests = new Requests();
   readonly #handlers = new Map<string, Set<Handler>>();
   #connection: Connection | null = null;
@@ -143,15 +146,14 @@ export class Client {
   async request(op: string, data: object = {}, options: RequestOptions = {}): Promise<unknown> {
     if (this.#ended || !this.#running) throw this.#ended ?? new ClientClosed("the client is not open");
     const key = options.key ?? (MUTATIONS.has(op) ? newKey() : undefined);
-    const pending = this.#requests.open(op, data, key);
+    const sent = op === "channel.publish" ? withMessageId(data, newKey) : data;
+    const pending = this.#requests.open(op, sent, key);
     let timer: ReturnType<typeof setTimeout> | undefined;
     try {
       const late = new Promise<never>((_, reject) => {
         timer = setTimeout(() => reject(new RequestTimeout(op, key)), options.timeoutMs ?? REQUEST_TIMEOUT_MS);
       });
-      const answer = await Promise.race([this.#ask(pending), late]);
-      if (op.startsWith("channel.")) this.#followChannel(op, data, answer);
-      return answer;
+      return await Promise.race([this.#ask(pending), late]);
     } finally {
       clearTimeout(timer);
       this.#requests.close(pending);
@@ -195,13 +197,6 @@ export class Client {
         pending.renew();
       }
     }
-  }
-
-  #followChannel(op: string, data: object, answer: unknown): void {
-    const stream = `channel:${(data as { channel?: string }).channel}`;
-    const { stream: head } = answer as { stream?: { epoch: string; offset: number } };
-    if (op === "channel.leave") this.#streams.leave(stream);
-    else if (op === "channel.join") this.#streams.signedIn(stream, head, false);
   }
 
   // -- the connection
@@ -259,6 +254,7 @@ export class Client {
     const stopWatching = this.#watch(connection, welcome.heartbeat_ms || HEARTBEAT_MS);
     const stopRefreshing = this.#keepToken();
     try {
+      for (const rejoin of this.#channels.rejoins()) connection.send(rejoin);
       for (const pending of this.#requests.unanswered()) connection.send(pending.frame());
       this.#setState("online");
       connection.listen((frame) => this.#received(connection, frame));
@@ -283,7 +279,7 @@ export class Client {
   }
 
   #received(connection: Connection, frame: Frame): void {
-    if ("re" in frame) return this.#requests.answer(frame as unknown as Reply);
+    if ("re" in frame) return this.#answered(frame as unknown as Reply);
     if (!("event" in frame)) return;
     const event = frame as unknown as EventFrame;
     const verdict = this.#streams.judge(event);
@@ -292,6 +288,13 @@ export class Client {
     if (event.event_id && (this.#options.ack ?? ACKED_EVENTS).has(event.event)) {
       connection.send({ ack: [event.event_id] });
     }
+  }
+
+  /** Take a reply; what it says of channels counts before the events that come after it. */
+  #answered(reply: Reply): void {
+    if (typeof reply.re === "string" && reply.re.startsWith(REJOIN)) return this.#hand(this.#channels.rejoined(reply));
+    const pending = this.#requests.answer(reply);
+    if (pending && !reply.error) this.#channels.answered(pending.op, pending.data, reply.ok);
   }
 
   /** Ask for a sign of life when nothing was heard for a heartbeat; give up after a second one. */

@@ -3,6 +3,8 @@
  * unions are left open with `(string & {})`. Times are integer milliseconds UTC, ids are strings, coins are integers.
  */
 
+import type { ErrorBody } from "./errors.js";
+
 type Open<T extends string> = T | (string & {});
 type Empty = Record<string, never>;
 
@@ -183,6 +185,16 @@ type Ask<Data, Ok> = { data: Data; ok: Ok };
 type Page = { cursor?: string; limit?: number };
 type OneCall = { call_id: string };
 
+/** The answer to channel.join. `recovered`: the missed events follow; otherwise `history` holds the last ones. */
+export interface Joined {
+  channel: string;
+  epoch: string;
+  offset: number;
+  recovered: boolean;
+  count: number;
+  history: { offset: number; event_id: string; ts_ms: number; data: unknown }[];
+}
+
 /** Every operation: what it takes and what it gives. */
 export interface Ops {
   "session.refresh": Ask<{ token: string }, { token_expires_ms: number }>;
@@ -226,6 +238,19 @@ export interface Ops {
   "chat.read": Ask<{ with: string; seq: number }, Empty>;
   "chat.typing": Ask<{ with: string }, Empty>;
   "chat.conversations": Ask<Page, { conversations: Conversation[]; sync_cursor: string; cursor?: string | null }>;
+  "channel.join": Ask<
+    { channel: string; position?: { epoch: string; offset: number }; history?: number },
+    Joined
+  >;
+  "channel.leave": Ask<{ channel: string }, Empty>;
+  "channel.publish": Ask<
+    { channel: string; data: unknown; ephemeral?: boolean; message_id?: string },
+    { epoch?: string; offset?: number; event_id?: string }
+  >;
+  "channel.presence": Ask<
+    { channel: string; after?: string; limit?: number },
+    { count: number; users: string[]; more: boolean }
+  >;
   "device.register": Ask<{ push_kind: Open<"fcm">; push_address: string; platform: string }, Empty>;
   "device.unregister": Ask<Empty, Empty>;
   "profile.update": Ask<{ name?: string; avatar_url?: string }, { user: Person }>;
@@ -265,6 +290,10 @@ export interface Events {
   "session.token_expiring": { expires_ms: number };
   "presence.diff": { joins: PresenceState[]; leaves: PresenceState[] };
   "hosts.diff": { joins: HostCard[]; leaves: string[] };
+  "channel.message": { channel: string; from?: string; data?: unknown; message_id?: string };
+  "channel.presence": { channel: string; joins: string[]; leaves: string[]; count: number; partial?: boolean };
+  "client.channel": Joined;
+  "client.channel_lost": { channel: string; error: ErrorBody };
   "client.state": { state: ClientState; reason: string };
   "client.signed_in": Welcome;
   "client.snapshot": Snapshot;

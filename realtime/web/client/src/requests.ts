@@ -64,11 +64,12 @@ export class Requests {
     this.#pending.delete(pending.id);
   }
 
-  /** Give a reply to the request it belongs to; a late or unknown one is ignored. */
-  answer(reply: Reply): void {
+  /** Give a reply to the request it belongs to, and return that; a late or unknown one is ignored. */
+  answer(reply: Reply): Pending | undefined {
     const pending = typeof reply.re === "number" ? this.#pending.get(reply.re) : undefined;
-    if (!pending || pending.answered) return;
+    if (!pending || pending.answered) return undefined;
     pending.settle(reply.ok, reply.error && new RequestRefused(pending.op, reply.error));
+    return pending;
   }
 
   /** The requests to repeat on a new connection, oldest first. */

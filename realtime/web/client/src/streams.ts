@@ -53,6 +53,12 @@ export class Streams {
     this.#positions.delete(stream);
   }
 
+  /** The position in one stream, if there is any. */
+  position(stream: string): { epoch: string; offset: number } | undefined {
+    const place = this.#positions.get(stream);
+    return place && place.epoch !== "" ? { ...place } : undefined;
+  }
+
   /** What sign-in tells the server. */
   positions(): StreamPosition[] {
     return [...this.#positions]

@@ -27,8 +27,9 @@ export interface RequestOptions {
     timeoutMs?: number;
 }
 /**
- * One user on one device. Connects again by itself with backoff and full jitter, resumes its event streams, and
- * repeats unanswered requests with their keys.
+ * One user on one device. Connects again by itself with backoff and full jitter, resumes its event streams, joins its
+ * channels again, and repeats unanswered requests with their keys. What else belongs to a connection, as presence.watch
+ * and hosts.watch, is the app's to ask for again on `client.signed_in`.
  */
 export declare class Client {
     #private;

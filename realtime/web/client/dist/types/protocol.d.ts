@@ -2,6 +2,7 @@
  * The protocol as types: docs/protocol.md is the reference. Unknown fields may appear and enums may grow, so string
  * unions are left open with `(string & {})`. Times are integer milliseconds UTC, ids are strings, coins are integers.
  */
+import type { ErrorBody } from "./errors.js";
 type Open<T extends string> = T | (string & {});
 type Empty = Record<string, never>;
 export interface StreamPosition {
@@ -168,6 +169,20 @@ type Page = {
 type OneCall = {
     call_id: string;
 };
+/** The answer to channel.join. `recovered`: the missed events follow; otherwise `history` holds the last ones. */
+export interface Joined {
+    channel: string;
+    epoch: string;
+    offset: number;
+    recovered: boolean;
+    count: number;
+    history: {
+        offset: number;
+        event_id: string;
+        ts_ms: number;
+        data: unknown;
+    }[];
+}
 /** Every operation: what it takes and what it gives. */
 export interface Ops {
     "session.refresh": Ask<{
@@ -317,6 +332,36 @@ export interface Ops {
         sync_cursor: string;
         cursor?: string | null;
     }>;
+    "channel.join": Ask<{
+        channel: string;
+        position?: {
+            epoch: string;
+            offset: number;
+        };
+        history?: number;
+    }, Joined>;
+    "channel.leave": Ask<{
+        channel: string;
+    }, Empty>;
+    "channel.publish": Ask<{
+        channel: string;
+        data: unknown;
+        ephemeral?: boolean;
+        message_id?: string;
+    }, {
+        epoch?: string;
+        offset?: number;
+        event_id?: string;
+    }>;
+    "channel.presence": Ask<{
+        channel: string;
+        after?: string;
+        limit?: number;
+    }, {
+        count: number;
+        users: string[];
+        more: boolean;
+    }>;
     "device.register": Ask<{
         push_kind: Open<"fcm">;
         push_address: string;
@@ -411,6 +456,24 @@ export interface Events {
     "hosts.diff": {
         joins: HostCard[];
         leaves: string[];
+    };
+    "channel.message": {
+        channel: string;
+        from?: string;
+        data?: unknown;
+        message_id?: string;
+    };
+    "channel.presence": {
+        channel: string;
+        joins: string[];
+        leaves: string[];
+        count: number;
+        partial?: boolean;
+    };
+    "client.channel": Joined;
+    "client.channel_lost": {
+        channel: string;
+        error: ErrorBody;
     };
     "client.state": {
         state: ClientState;

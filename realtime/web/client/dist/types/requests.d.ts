@@ -24,8 +24,8 @@ export declare class Requests {
     #private;
     open(op: string, data: unknown, key: string | undefined): Pending;
     close(pending: Pending): void;
-    /** Give a reply to the request it belongs to; a late or unknown one is ignored. */
-    answer(reply: Reply): void;
+    /** Give a reply to the request it belongs to, and return that; a late or unknown one is ignored. */
+    answer(reply: Reply): Pending | undefined;
     /** The requests to repeat on a new connection, oldest first. */
     unanswered(): Pending[];
     /** Answer everything that waits with `error`. */

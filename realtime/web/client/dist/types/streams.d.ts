@@ -17,6 +17,11 @@ export declare class Streams {
     place(stream: string, epoch: string, offset: number): void;
     /** Forget a stream. */
     leave(stream: string): void;
+    /** The position in one stream, if there is any. */
+    position(stream: string): {
+        epoch: string;
+        offset: number;
+    } | undefined;
     /** What sign-in tells the server. */
     positions(): StreamPosition[];
 }
