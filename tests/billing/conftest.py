@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from uuid import UUID, uuid4
@@ -88,6 +89,37 @@ class Desk:
         """Return (paid, promo, earned)."""
         balance = await wallets.balance(self.conn, user_id)
         return balance.paid, balance.promo, balance.earned
+
+
+@pytest.fixture(scope="session")
+def billing_url(template_url: str) -> str:
+    """One migrated database for all billing tests: emptying its tables is ten times quicker than a fresh one."""
+    url = template_url.replace("/talkmeter_template?", "/talkmeter_billing?")
+
+    async def create() -> None:
+        server = await asyncpg.connect(template_url, database="postgres")
+        try:
+            await server.execute("create database talkmeter_billing template talkmeter_template")
+        finally:
+            await server.close()
+
+    asyncio.run(create())
+    return url
+
+
+@pytest.fixture
+async def pg_url(billing_url: str) -> str:
+    """The owner's URL of a database whose billing tables are empty."""
+    conn = await asyncpg.connect(billing_url)
+    try:
+        tables = await conn.fetchval(
+            "select string_agg(format('billing.%I', tablename), ', ') from pg_tables where schemaname = 'billing'"
+        )
+        await conn.execute("set session_replication_role = replica")  # the journal's triggers refuse a truncate
+        await conn.execute(f"truncate {tables} restart identity")
+    finally:
+        await conn.close()
+    return billing_url
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 300
+TIMEOUT_S = 900  # a run takes 15 s on a quiet machine; on a busy one it must not count as killed by the clock
 COPIED = ("billing", "realtime", "presence", "tests", "pyproject.toml")
 # Those that name the rules first: they kill most mutants within seconds.
 TESTS = tuple(
@@ -211,7 +211,7 @@ def run(mutant: Mutant) -> tuple[Mutant, str, float]:
         )
         return mutant, "SURVIVED" if done.returncode == 0 else "killed", time.monotonic() - began
     except subprocess.TimeoutExpired:
-        return mutant, "killed", time.monotonic() - began
+        return mutant, "TIMED OUT", time.monotonic() - began
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from uuid import uuid4
 
@@ -39,10 +40,11 @@ async def test_start_again_charges_nothing(desk: Desk) -> None:
     assert (again.state, again.charged_coins, again.payer.coins) == ("running", 10, 15)
 
 
-async def test_pulse_is_charged_at_the_moment_it_falls_due(desk: Desk) -> None:
+@pytest.mark.parametrize("pulse_ms", [60_000, 7_000])
+async def test_pulse_is_charged_at_the_moment_it_falls_due(desk: Desk, pulse_ms: int) -> None:
     await desk.grant(100)
-    meter = await desk.call(MINUTE)
-    desk.now_ms += 59_999
+    meter = await desk.call(replace(MINUTE, pulse_ms=pulse_ms))
+    desk.now_ms += pulse_ms - 1
     await desk.hear(meter)
     assert await desk.tick() == 0
     desk.now_ms += 1
@@ -50,7 +52,7 @@ async def test_pulse_is_charged_at_the_moment_it_falls_due(desk: Desk) -> None:
     assert await desk.tick() == 0
     charged = [event for event in await desk.events() if event.kind == "charged"]
     assert [(e.period, e.price_coins, e.payer.paid, e.funded_until_ms) for e in charged] == [
-        (2, 10, 80, desk.now_ms + 60_000)
+        (2, 10, 80, desk.now_ms + pulse_ms)
     ]
 
 
