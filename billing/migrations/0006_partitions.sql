@@ -57,6 +57,20 @@ create table billing.archives (
 );
 create trigger append_only before delete on billing.archives for each row execute function billing.refuse_change();
 
+-- In: an archived partition whose file was checked. Effect: it leaves the database; the archive's record says when. For
+-- the owner only. Waits a moment for the table's lock and gives up rather than hold up the ticks.
+create function billing.drop_partition(p_now bigint, p_partition text) returns void
+language plpgsql set search_path = billing, pg_temp set lock_timeout = '2s' as $$
+begin
+    update archives set dropped_ms = moment(p_now) where partition = p_partition and dropped_ms is null;
+    if not found then
+        raise exception '% was not archived', p_partition using errcode = 'TM008';
+    end if;
+    execute format('alter table billing.charges detach partition billing.%I', p_partition);
+    execute format('drop table billing.%I', p_partition);
+end
+$$;
+
 grant execute on function billing.make_partitions to talkmeter_app;
 grant select on billing.archives to talkmeter_app;
 select billing.make_partitions(null, 3);
