@@ -97,13 +97,14 @@ class Tx:
         tenant_id: whose events these are.
     """
 
-    __slots__ = ("_after", "_rows", "_written", "conn", "tenant_id")
+    __slots__ = ("_after", "_last_id", "_rows", "_written", "conn", "tenant_id")
 
     def __init__(self, conn: asyncpg.Connection, tenant_id: int) -> None:
         self.conn = conn
         self.tenant_id = tenant_id
         self._rows: list[OutboxRow] = []
         self._written = 0
+        self._last_id = UUID(int=0)
         self._after: list[Callable[[], None]] = []
 
     def emit(
@@ -130,11 +131,16 @@ class Tx:
         Returns:
             the event id, which a device acknowledges.
         """
-        id_ = event_id or new_id()
+        id_ = event_id or self._next_id()
         ts_ms = time.time_ns() // 1_000_000
         tenant = self.tenant_id if tenant_id is None else tenant_id
         self._rows.append(OutboxRow(id_, tenant, tuple(to), event, v, ts_ms, push, msgspec.json.encode(data)))
         return id_
+
+    def _next_id(self) -> UUID:
+        """Return a fresh id above the last: the sweep relays by id, and a transaction's events keep their order."""
+        self._last_id = max(new_id(), UUID(int=self._last_id.int + 1))
+        return self._last_id
 
     def after_commit(self, fn: Callable[[], None]) -> None:
         """Run `fn` once the transaction has committed; it must not block. A rollback forgets it."""

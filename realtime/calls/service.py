@@ -1,7 +1,7 @@
 """Calls: everything that users do with them, each in one transaction with its events.
 
-Owns who may do what with which call. The rules are in rules.py, their effects in conductor.py; time-outs are in
-deadlines.py and the meter's news in metered.py. Never touches sockets; never imports another feature's store.
+Owns who may do what with which call. The rules are in rules.py, their effects in conductor.py; time-outs and the
+meter's news are in workers.py. Never touches sockets; never imports another feature's store.
 """
 
 from __future__ import annotations
