@@ -1,8 +1,8 @@
 """Closed months leave the database: checked, exported with a checksum, and only then dropped.
 
 Owns the archive's files. Must never import realtime or presence. A month's charges are written as lines of text, in
-order of meter and period, compressed; the meters with their totals stay in the database, so that wallets, statements and
-audit go on without the file. Pulses of an archived call are read from it; what has to be given back of them is an
+order of meter and period, compressed; the meters with their totals stay in the database, so that wallets, statements
+and audit go on without the file. Pulses of an archived call are read from it; what has to be given back of them is an
 adjustment. Needs the owner's rights.
 
 A file is `charges_YYYYMM.csv.gz`: one header line, then meter_id, period, at_ms, price, promo, share, fee, tax.

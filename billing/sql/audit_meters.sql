@@ -62,14 +62,15 @@ from judged j
 where ((j.fee + j.tax) * 10000 + j.fee_remainder, j.tax * 10000 + j.tax_remainder)
       is distinct from (coalesce(j.fee_due, 0), coalesce(j.tax_due, 0))
 union all
-select x.fault, null, l.meter_id || ' ' || l.period, format('price %s at %s', l.price, l.at_ms)
-from lines l
-join chosen c using (meter_id)
-cross join lateral (values
-    ('parts', l.share + l.fee + l.tax <> l.price or l.promo not between 0 and l.price),
-    ('price', l.price is distinct from l.terms_price),
-    ('after_end', l.back < l.price and (c.ended_ms <= l.at_ms or c.started_ms is null)),
-    ('early', l.at_ms < c.started_ms or (not l.new_terms and l.at_ms < l.before_ms + l.before_length_ms)),
-    ('refunds', l.back > l.price or l.back_promo > l.promo or l.back - l.back_promo > l.price - l.promo)
-) as x (fault, found)
-where x.found
+select l.fault, null, l.meter_id || ' ' || l.period, format('price %s at %s', l.price, l.at_ms)
+from (
+    select l.*,
+           case when l.share + l.fee + l.tax <> l.price or l.promo not between 0 and l.price then 'parts'
+                when l.price is distinct from l.terms_price then 'price'
+                when l.back < l.price and (c.ended_ms <= l.at_ms or c.started_ms is null) then 'after_end'
+                when l.at_ms < c.started_ms or (not l.new_terms and l.at_ms < l.before_ms + l.before_length_ms) then 'early'
+                when l.back > l.price or l.back_promo > l.promo or l.back - l.back_promo > l.price - l.promo
+                    then 'refunds' end as fault
+    from lines l join chosen c using (meter_id)
+) l
+where l.fault is not null

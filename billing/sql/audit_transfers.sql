@@ -1,5 +1,5 @@
 -- In: $1 transfer id after which to look, $2 how many. Out: faults; one row says how far the look went (fault null).
--- Faults: entries (a transfer's entries do not add up to zero), commission (off by its rule), corrected (corrections
+-- Faults: entries (parts that cannot be entries which add up to zero), commission (off by its rule), corrected (corrections
 -- give back more than the transfer), hold (escrow differs from the hold).
 with chosen as materialized (
     select t.* from billing.transfers t where t.transfer_id > $1 order by t.transfer_id limit $2
@@ -8,10 +8,10 @@ with chosen as materialized (
 )
 select null::text as fault, (select n from span) as examined, (select high from span)::text as key, null::text as detail
 union all
-select 'entries', null, c.transfer_id::text, format('%s coins', c.coins)
+select 'entries', null, c.transfer_id::text, format('%s coins, %s promo, %s fee', c.coins, c.promo, c.fee)
 from chosen c
-where (select coalesce(sum(e.coins), 0) from billing.entries e where e.source_id = c.transfer_id and e.period = 0) <> 0
-   or c.coins <= 0
+where c.coins < 1 or c.fee not between 0 and c.coins or c.promo not between 0 and c.coins
+   or (c.fee > 0 and c.credit <> 'earnings') or (c.promo > 0 and c.debit <> 'wallet' and c.credit <> 'wallet')
 union all
 select 'commission', null, c.transfer_id::text, format('fee %s of %s coins at %s', c.fee, c.coins, c.fee_bp)
 from chosen c where c.fee <> case when c.refused is null then div(c.coins::numeric * c.fee_bp, 10000) else 0 end
