@@ -54,12 +54,11 @@ async def say(window: Window, text: str) -> None:
 
 async def test_two_people_talk_until_the_coins_are_used_up(open_window: Open, node: Node, pg_url: str) -> None:
     caller, host = await both(open_window)
-    await caller.picture("1-lobby-caller")
-    await host.picture("1-lobby-host")
-
     card = caller.page.locator('[data-user="asha"]')
     await expect(card).to_contain_text("Free to talk")
     await expect(card).to_contain_text("3 coins a second")
+    await caller.picture("1-lobby-caller")
+    await host.picture("1-lobby-host")
     await card.get_by_test_id("call-video").click()
     await expect(host.part("ring-name")).to_have_text("Ravi")
     await expect(caller.part("call-status")).to_have_text("Ringing…")
@@ -153,6 +152,21 @@ async def test_a_reload_in_the_middle_comes_back_into_the_call(open_window: Open
         await host.wait_frames(3)
     await caller.part("hang-up").click()
     await expect(host.part("receipt-text")).to_have_text("Ravi hung up.")
+
+
+async def test_a_lost_socket_does_not_end_the_call(open_window: Open, node: Node) -> None:
+    caller, host = await both(open_window, coins=900)
+    await connected(caller, host)
+    for window in (caller, host):
+        signed_in = await window.page.evaluate("() => talkmeterDemo.client.connections")
+        await window.page.evaluate("() => talkmeterDemo.client.drop()")
+        await window.page.wait_for_function("(before) => talkmeterDemo.client.connections > before", arg=signed_in)
+    spent = await caller.part("meter-total").inner_text()
+    await expect(caller.part("meter-total")).not_to_have_text(spent)
+    await say(host, "Still there?")
+    await expect(caller.in_call("message")).to_have_text("Still there?")
+    await host.part("hang-up").click()
+    await expect(caller.part("receipt-text")).to_have_text("Asha hung up.")
 
 
 async def test_a_host_who_goes_away_cannot_be_rung_and_one_who_leaves_is_gone(open_window: Open, node: Node) -> None:

@@ -111,7 +111,7 @@ class App {
   }
 
   #stateChanged(state) {
-    this.#notice.update(state, { onSignIn: () => location.reload() });
+    this.#notice.update(state, { inCall: Boolean(this.callScreen.call), onSignIn: () => location.reload() });
     if (state === "online") this.#enter().catch((error) => toast(trouble(error), "error"));
     if (state === "closed") this.ring.hide();
   }

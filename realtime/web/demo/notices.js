@@ -18,7 +18,7 @@ export function toast(text, kind = "info") {
 export class ConnectionNotice {
   #timer = 0;
 
-  update(state, { onSignIn } = {}) {
+  update(state, { inCall, onSignIn }) {
     clearTimeout(this.#timer);
     $("connection-dot").dataset.state = state;
     $("connection-text").textContent = state;
@@ -31,7 +31,7 @@ export class ConnectionNotice {
     }
     strip.dataset.kind = "waiting";
     this.#timer = setTimeout(() => {
-      fill(strip, "The connection is gone. Coming back… A call goes on meanwhile, and its silence is not charged.");
+      fill(strip, `The connection is gone. Coming back…${inCall ? " Your call goes on, and silence is not charged." : ""}`);
       show(strip, true);
     }, GRACE_MS);
     return undefined;
