@@ -48,10 +48,10 @@ class Person:
 
 @dataclass(slots=True)
 class _Local:
-    """A user with sockets on this node: connection id -> device id, and what was chosen here."""
+    """A user with sockets on this node: (connection id, device id), nearly always one, and what was chosen here."""
 
     person: Person
-    connections: dict[int, str] = field(default_factory=dict)
+    connections: list[tuple[int, str]] = field(default_factory=list)
     mode: Mode | None = None
     away: set[str] | None = None
 
@@ -117,14 +117,14 @@ class Tracker:
         """Register a live connection; return the user's state, or None while Redis is down."""
         local = self._local.setdefault(person.user_id, _Local(person))
         local.person = person
-        local.connections[connection_id] = device_id
+        local.connections = [*_others(local, connection_id), (connection_id, device_id)]
         return await self._attempt(person.user_id, [*self._registration(local), "seen", "", ""])
 
     async def disconnected(self, user_id: int, connection_id: int) -> UserState | None:
         """Take a connection off; return the user's state, or None while Redis is down."""
         local = self._local.get(user_id)
         if local is not None:
-            local.connections.pop(connection_id, None)
+            local.connections = _others(local, connection_id)
             if not local.connections:
                 del self._local[user_id]
         field_ = connection_field(self._nodes.name, connection_id)
@@ -203,7 +203,7 @@ class Tracker:
         person = local.person
         steps = ["set", "t", str(person.tenant_id), "set", "x", person.external_id]
         steps += ["set" if person.host else "del", "h", "1"]
-        for connection_id, device_id in local.connections.items():
+        for connection_id, device_id in local.connections:
             steps += ["set", connection_field(self._nodes.name, connection_id), device_id]
         return steps
 
@@ -346,6 +346,10 @@ class Tracker:
                 break
         await self._batch.command("UNLINK", users_key)
         await self._nodes.quit(node)
+
+
+def _others(local: _Local, connection_id: int) -> list[tuple[int, str]]:
+    return [known for known in local.connections if known[0] != connection_id]
 
 
 def _flat(answer: Any) -> Sequence[bytes]:

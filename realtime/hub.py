@@ -16,7 +16,7 @@ from realtime.broker import EPHEMERAL, Broker, Logged, Position, Replay, user_st
 from realtime.encoded import EncodedEvent
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.errors import Unavailable
-from realtime.streams import HELD_EVENTS_MAX, FanOut, Opening, Stream, one_by_one
+from realtime.streams import FanOut, Stream, one_by_one
 from realtime.transport.interface import Socket
 
 __all__ = ["CONTROL", "EncodedEvent", "Hub"]
@@ -109,8 +109,7 @@ class Hub:
             and is then told to reconnect.
         """
         stream = self._attach(conn, key, name)
-        opening = stream.opening.setdefault(conn, Opening())
-        stream.live.pop(conn, None)
+        opening = stream.begin(conn)
         try:
             subscribed = await self.broker.subscribe(key)
             replay = await self.broker.replay(key, position) if subscribed else Replay(False, "", 0)
@@ -229,10 +228,8 @@ class Hub:
         # At or below the position: it came before.
 
     def _wait(self, stream: Stream, event: Logged) -> None:
-        if len(stream.waiting) >= HELD_EVENTS_MAX:
+        if not stream.wait(event):
             self._broken(stream)
-        else:
-            stream.waiting.append(event)
 
     def _hold(self, stream: Stream, event: Logged) -> None:
         """The position is not known yet, so every socket is still opening: each judges by its own replay."""
@@ -262,20 +259,19 @@ class Hub:
         try:
             replay = await self.broker.replay(stream.key, at)
         except Unavailable:
-            stream.waiting.clear()
+            stream.take_waiting()
             self._doubt([stream.key])
             return
         finally:
             stream.repair = None
         if Position(stream.epoch, stream.offset) != at:
-            stream.waiting.clear()
+            stream.take_waiting()
             return  # broken or placed anew meanwhile
         if not replay.recovered:
             self._broken(stream)
             self._close_doomed(stream)
             return
-        waiting, stream.waiting = stream.waiting, []
-        for event in (*replay.events, *waiting):
+        for event in (*replay.events, *stream.take_waiting()):
             self._take(stream, event)
 
     def _doubt(self, keys: Iterable[str]) -> None:
@@ -321,18 +317,14 @@ class Hub:
     def _broken(self, stream: Stream) -> None:
         """History may be lost: every socket has to come back and be told where it stands."""
         stream.epoch, stream.offset = "", -1
-        stream.waiting.clear()
-        self._doom(
-            stream, [*stream.live, *(c for c, opening in stream.opening.items() if opening.flowing)], spread=True
-        )
+        stream.take_waiting()
+        self._doom(stream, stream.in_flow(), spread=True)
 
     def _doom(self, stream: Stream, conns: Sequence[Socket], *, spread: bool) -> None:
         loop = asyncio.get_running_loop()
         for conn in conns:
-            stream.live.pop(conn, None)
-            stream.opening.pop(conn, None)
             delay = random.uniform(0, RESYNC_SPREAD_S) if spread else 0
-            stream.doomed[conn] = loop.call_later(delay, self._resync, stream, conn)
+            stream.doom(conn, loop.call_later(delay, self._resync, stream, conn))
 
     def _close_doomed(self, stream: Stream) -> None:
         """Something happened that they must know: no waiting."""
@@ -341,7 +333,7 @@ class Hub:
             self._resync(stream, conn)
 
     def _resync(self, stream: Stream, conn: Socket) -> None:
-        stream.doomed.pop(conn, None)
+        stream.spare(conn)
         conn.close(CloseCode.RESYNC, CloseCode.RESYNC.reason)
 
     # Sockets.
@@ -365,11 +357,7 @@ class Hub:
         self._drop(stream, conn)
 
     def _drop(self, stream: Stream, conn: Socket) -> None:
-        stream.live.pop(conn, None)
-        stream.opening.pop(conn, None)
-        timer = stream.doomed.pop(conn, None)
-        if timer is not None:
-            timer.cancel()
+        stream.leave(conn)
         if stream.empty:
             stream.idle_since = asyncio.get_running_loop().time()
             self._idle.add(stream)

@@ -6,8 +6,9 @@ Imports the encoded events only. The hub owns these objects and decides what a g
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
 
 from realtime.broker.entry import Logged
 from realtime.encoded import EncodedEvent
@@ -15,6 +16,10 @@ from realtime.transport.interface import Socket
 
 HELD_EVENTS_MAX: Final = 1_000  # events kept for a socket that is signing in, or while a gap is filled
 
+FEW: Final = 8  # sockets up to which a tuple is smaller than a dict and as quick to change
+
+NOBODY: Final[Mapping[Any, Any]] = MappingProxyType({})
+V = TypeVar("V")
 FanOut = Callable[[Iterable[Any], EncodedEvent], None]
 
 
@@ -59,16 +64,60 @@ class Stream:
         self.name = name
         self.epoch = ""
         self.offset = -1
-        self.live: dict[Socket, None] = {}
-        self.opening: dict[Socket, Opening] = {}
-        self.doomed: dict[Socket, asyncio.TimerHandle] = {}
-        self.waiting: list[Logged] = []
+        # A node has a stream for every signed-in user, nearly always with one socket and nothing else: what is empty
+        # is shared, and a few sockets are a tuple.
+        self.live: Collection[Socket] = ()
+        self.opening: Mapping[Socket, Opening] = NOBODY
+        self.doomed: Mapping[Socket, asyncio.TimerHandle] = NOBODY
+        self.waiting: Sequence[Logged] = ()
         self.repair: asyncio.Task[None] | None = None
         self.idle_since = 0.0
 
     @property
     def empty(self) -> bool:
         return not (self.live or self.opening or self.doomed)
+
+    def begin(self, conn: Socket) -> Opening:
+        """Attach a socket, and hold for it what comes."""
+        self._leave_flow(conn)
+        opening = self.opening.get(conn)
+        if opening is None:
+            opening = Opening()
+            self.opening = _with(self.opening, conn, opening)
+        return opening
+
+    def doom(self, conn: Socket, timer: asyncio.TimerHandle) -> None:
+        """Give a socket nothing more; the timer sends it away."""
+        self._leave_flow(conn)
+        self.opening = _without(self.opening, conn)
+        self.doomed = _with(self.doomed, conn, timer)
+
+    def spare(self, conn: Socket) -> asyncio.TimerHandle | None:
+        """Take a socket off the doomed; return its timer."""
+        timer = self.doomed.get(conn)
+        self.doomed = _without(self.doomed, conn)
+        return timer
+
+    def leave(self, conn: Socket) -> None:
+        """Detach a socket."""
+        self._leave_flow(conn)
+        self.opening = _without(self.opening, conn)
+        timer = self.spare(conn)
+        if timer is not None:
+            timer.cancel()
+
+    def wait(self, event: Logged) -> bool:
+        """Keep an event until a gap is filled; return False when there are too many."""
+        if len(self.waiting) >= HELD_EVENTS_MAX:
+            return False
+        if not isinstance(self.waiting, list):
+            self.waiting = []
+        self.waiting.append(event)
+        return True
+
+    def take_waiting(self) -> Sequence[Logged]:
+        waiting, self.waiting = self.waiting, ()
+        return waiting
 
     def followers(self) -> list[Socket]:
         return [*self.live, *self.opening]
@@ -115,8 +164,35 @@ class Stream:
             return
         for conn, opening in list(self.opening.items()):
             if opening.flowing and self.offset >= opening.floor:
-                del self.opening[conn]
-                self.live[conn] = None
+                self.opening = _without(self.opening, conn)
+                self._enter_flow(conn)
+
+    def _enter_flow(self, conn: Socket) -> None:
+        if isinstance(self.live, tuple):
+            if len(self.live) < FEW:
+                self.live = (*self.live, conn)
+                return
+            self.live = dict.fromkeys(self.live)
+        assert isinstance(self.live, dict)
+        self.live[conn] = None
+
+    def _leave_flow(self, conn: Socket) -> None:
+        if isinstance(self.live, dict):
+            self.live.pop(conn, None)
+        elif conn in self.live:
+            self.live = tuple(other for other in self.live if other is not conn)
+
+
+def _with(those: Mapping[Socket, V], conn: Socket, value: V) -> Mapping[Socket, V]:
+    own = those if isinstance(those, dict) else {}
+    own[conn] = value
+    return own
+
+
+def _without(those: Mapping[Socket, V], conn: Socket) -> Mapping[Socket, V]:
+    if isinstance(those, dict):
+        those.pop(conn, None)
+    return those or NOBODY
 
 
 def one_by_one(conns: Iterable[Any], event: EncodedEvent) -> None:

@@ -63,7 +63,6 @@ class Broker:
         "_pipeline",
         "_publish",
         "_sink",
-        "_streams",
         "_subscriber",
         "backend",
         "keys",
@@ -79,7 +78,6 @@ class Broker:
         self._publish = "SPUBLISH" if self.backend.sharded else "PUBLISH"
         self._pipeline = Pipeline(self.backend)
         self._subscriber = Subscriber(self.backend, message=self._message, restored=self._restored)
-        self._streams: dict[bytes, str] = {}
         self._sink: Sink | None = None
 
     def start(self, sink: Sink | None = None) -> None:
@@ -167,15 +165,10 @@ class Broker:
         Returns:
             Whether the subscription stands; if not, `Sink.restored` names the stream once it does.
         """
-        channel = self.keys.channel(stream)
-        self._streams[channel.encode()] = stream
-        return await self._subscriber.subscribe(channel)
+        return await self._subscriber.subscribe(self.keys.channel(stream))
 
     def unsubscribe(self, streams: Iterable[str]) -> None:
-        channels = [self.keys.channel(stream) for stream in streams]
-        for channel in channels:
-            self._streams.pop(channel.encode(), None)
-        self._subscriber.unsubscribe(channels)
+        self._subscriber.unsubscribe([self.keys.channel(stream) for stream in streams])
 
     # Positions.
 
@@ -230,19 +223,17 @@ class Broker:
         return self._pipeline.script("append", (keys.meta, keys.log, keys.seen, keys.channel), *arguments)
 
     def _message(self, channel: bytes, payload: bytes) -> None:
-        stream = self._streams.get(channel)
-        if stream is None or self._sink is None:
+        if self._sink is None:
             return
         try:
             event = unpack_news(payload)
         except ValueError:
             return  # somebody else's message on our channel
-        self._sink.delivered(stream, event)
+        self._sink.delivered(self.keys.stream_of(channel.decode()), event)
 
     def _restored(self, channels: list[str]) -> None:
-        streams = [stream for channel in channels if (stream := self._streams.get(channel.encode())) is not None]
-        if streams and self._sink is not None:
-            self._sink.restored(streams)
+        if self._sink is not None:
+            self._sink.restored([self.keys.stream_of(channel) for channel in channels])
 
 
 def _fresh() -> str:
