@@ -95,9 +95,9 @@ class Load:
         """One message in flight on each connection, or `rate` messages a second over all of them."""
         return self._command(f"echo {seconds} {rate}")
 
-    def fan_out(self, seconds: float, *, window: int) -> Answer:
-        """`window` messages in flight, each due at every connection."""
-        return self._command(f"fanout {seconds} {window}")
+    def fan_out(self, seconds: float, *, publishers: int, in_flight: int) -> Answer:
+        """So many connections publish, with so many messages in flight for each, and all due at every connection."""
+        return self._command(f"fanout {seconds} {publishers} {in_flight}")
 
     def handshakes(self, seconds: float) -> Answer:
         """Open and drop connections."""

@@ -1,9 +1,10 @@
 """One channel, many members: `channel.publish` to every member's socket, through the full path. One server core.
 
 A publish is checked, dispatched, appended to the channel's log in Valkey, published there, read back, encoded once, and
-written to each member. `--publishers P` keeps P messages in flight. In turns, a C server takes the same messages and
-sends as many bytes to as many sockets: with one send for each delivery when one message is in flight, joined in one
-send for each socket and turn of the loop when there are more. Rates are deliveries a second; the ratio compares
+written to each member. One publisher has one message in flight; several have `--in-flight` each, so that messages queue
+as they do in a busy room. In turns, a C server takes the same messages and sends as many bytes to as many sockets: with
+one send for each delivery when one message is in flight, joined in one send for each socket and turn of the loop
+when there are more. Rates are deliveries a second; the ratio compares
 deliveries per second of each server's own CPU time (see `echo`). Valkey runs on the generator's core.
 """
 
@@ -22,6 +23,7 @@ CHANNEL = "bench"
 COUNTER = "000000000"  # the generator counts up in it
 JOIN = {"id": 2, "op": "channel.join", "data": {"channel": CHANNEL, "history": 0}}
 EVENT_BYTES_GUESS = 350
+QUEUED = 8  # in flight of each of several publishers; a connection may have 64 waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class Run:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--members", type=int, default=1_000, help="sockets in the channel [1000]")
-    parser.add_argument("--publishers", type=int, default=1, help="messages in flight [1]")
+    parser.add_argument("--publishers", type=int, default=1, help="sockets that publish [1]")
+    parser.add_argument("--in-flight", type=int, default=0, help="messages in flight of each [1; 8 for several]")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement [2]")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each server; the median counts [5]")
     parser.add_argument("--bytes", type=int, default=200, help="size of a publish [200]")
@@ -60,13 +63,14 @@ def publish(size: int) -> str:
 
 
 def run(options: argparse.Namespace) -> Figures:
-    joined = ["join"] if options.publishers > 1 else []
+    options.in_flight = options.in_flight or (1 if options.publishers == 1 else QUEUED)
+    joined = ["join"] if options.publishers * options.in_flight > 1 else []
     words = {"connections": options.members, "second": json.dumps(JOIN), "message": publish(options.bytes)}
     ours: list[Run] = []
     limits: list[Run] = []
     with bench() as native, native.server() as server:
         load = native.load(port_of(server), first=native.sign_ins(range(options.members)), **words)
-        warm = load.fan_out(WARM_UP_S, window=options.publishers)
+        warm = load.fan_out(WARM_UP_S, publishers=options.publishers, in_flight=options.in_flight)
         event_bytes = round(warm.bytes / max(1, warm.events + warm.replies)) if warm.events else EVENT_BYTES_GUESS
         with native.limit(*joined, str(event_bytes)) as (limit_port, limit_pid):
             limit_load = native.load(limit_port, **words)
@@ -90,12 +94,13 @@ def run(options: argparse.Namespace) -> Figures:
         "event_bytes": event_bytes,
         "members": options.members,
         "publishers": options.publishers,
+        "in_flight": options.in_flight,
     }
 
 
 def _measure(load: Load, options: argparse.Namespace, cpu_s: Callable[[], tuple[float, float]]) -> Run:
     before, valkey_before = cpu_s()
-    answer = load.fan_out(options.seconds, window=options.publishers)
+    answer = load.fan_out(options.seconds, publishers=options.publishers, in_flight=options.in_flight)
     after, valkey_after = cpu_s()
     return Run(answer, after - before, valkey_after - valkey_before)
 

@@ -3,18 +3,22 @@
  * In:  load HOST PORT NAME=VALUE...
  *        connections=N   sockets to open                  path=/v1/socket    subprotocol=talkmeter.v1.json
  *        first=FILE      line i is the first message of connection i; its reply must be no error
+ *        greeting=TEXT   the first message of every connection, instead of a file
  *        second=TEXT     a second message of each, likewise
  *        message=TEXT    what is sent under load; the first run of nine zeros in it counts up
  *        opening=N       connections that are being opened at a time (64)
+ *        reply=A|B       what replies begin with ({"re|{"id); anything else is an event, once the connection is open
+ *        event=TEXT      what events begin with; other frames are ignored (all are events)
+ *        event_bytes=N   events have N bytes, however they are packed into frames
  *        sources=N       source addresses 127.0.0.1 to 127.0.0.N, since each has 28,000 ports (1)
  *      then commands, one a line, on standard input:
  *        echo SECONDS RATE         one message in flight for each connection, or RATE messages a second in all
- *        fanout SECONDS WINDOW     WINDOW messages in flight; each is due at every connection
+ *        fanout SECONDS P N        P connections publish in turn, N messages in flight for each; all are due at all
  *        handshakes SECONDS        open and drop connections all the time, `opening` at once
  *        quit
  * Out: one JSON object a line: when all connections are open, and for each command.
  *
- * A reply begins with {"re" (or {"id", from the limit server, which sends requests back); anything else is an event.
+ * The limit server sends requests back, so {"id" begins a reply, too.
  */
 #include "ws.h"
 
@@ -35,12 +39,15 @@ struct conn {
     size_t rest_used;
     double sent[SENT_RING];
     unsigned sent_head, sent_tail;
-    uint64_t received;
+    uint64_t received, event_bytes;
 };
 
 static struct conn *conns;
 static size_t conns_count, opening_max = 64, sources = 1, opened, opening_now, closed_count;
-static const char *path = "/v1/socket", *subprotocol = "talkmeter.v1.json", *second = NULL;
+static const char *path = "/v1/socket", *subprotocol = "talkmeter.v1.json", *second = NULL, *greeting = NULL;
+static const char *event_prefix = "";
+static char reply_prefixes[256] = "{\"re|{\"id";
+static size_t event_bytes;
 static char **first_lines;
 static struct sockaddr_in server;
 static int epoll_fd, dropping;
@@ -131,9 +138,10 @@ static void writable(struct conn *c) {
 /* What comes next in opening a connection. */
 static void advance(struct conn *c) {
     size_t index = c - conns;
-    if (c->state == UPGRADING && first_lines) {
+    const char *first = first_lines ? first_lines[index] : greeting;
+    if (c->state == UPGRADING && first) {
         c->state = FIRST;
-        send_text(c, first_lines[index], strlen(first_lines[index]));
+        send_text(c, first, strlen(first));
     } else if (c->state < SECOND && second) {
         c->state = SECOND;
         send_text(c, second, strlen(second));
@@ -148,14 +156,33 @@ static void complain(const char *what, const unsigned char *p, size_t size) {
     fprintf(stderr, "%s: %.*s\n", what, (int)(size < 600 ? size : 600), p);
 }
 
-static void take_text(struct conn *c, const unsigned char *p, size_t size, double now) {
-    int reply = size > 4 && p[0] == '{' && p[1] == '"' && (p[2] == 'r' || p[2] == 'i');
-    if (!reply) {
-        if (c->state != READY) return;
-        events++;
-        bytes += size;
+static int begins(const unsigned char *p, size_t size, const char *prefix, size_t length) {
+    return size >= length && memcmp(p, prefix, length) == 0;
+}
+
+static int is_reply(const unsigned char *p, size_t size) {
+    for (const char *at = reply_prefixes; *at;) {
+        size_t length = strcspn(at, "|");
+        if (begins(p, size, at, length)) return 1;
+        at += length + (at[length] == '|');
+    }
+    return 0;
+}
+
+static void take_events(struct conn *c, const unsigned char *p, size_t size, double now) {
+    if (c->state != READY || !begins(p, size, event_prefix, strlen(event_prefix))) return;
+    uint64_t count = 1;
+    bytes += size;
+    c->event_bytes += size;
+    if (event_bytes) count = c->event_bytes / event_bytes, c->event_bytes %= event_bytes;
+    events += count;
+    for (; count; count--, c->received++)
         if (mode_fanout) note_latency(now - fan_sent[c->received % FAN_RING]);
-        c->received++;
+}
+
+static void take_text(struct conn *c, const unsigned char *p, size_t size, double now) {
+    if (!is_reply(p, size)) {
+        take_events(c, p, size, now);
         return;
     }
     if (memmem(p, size < 60 ? size : 60, "\"error\":", 8)) {
@@ -201,7 +228,7 @@ static void take_frames(struct conn *c, const unsigned char *p, size_t size) {
     while (read_head(p + at, size - at, &h) && at + h.header + h.payload <= size) {
         const unsigned char *payload = p + at + h.header;
         at += h.header + h.payload;
-        if (h.opcode == 1) {
+        if (h.opcode <= 2) {
             take_text(c, payload, h.payload, now);
         } else if (h.opcode == 9) {
             unsigned char pong[160];
@@ -301,15 +328,15 @@ static void run_echo(double seconds, double rate) {
     replies = bytes = 0;
 }
 
-static void run_fanout(double seconds, size_t window) {
+static void run_fanout(double seconds, size_t publishers, size_t in_flight) {
     double began = now_s(), cpu = cpu_s();
     mode_fanout = 1;
     for (size_t i = 0; i < conns_count; i++) conns[i].received = 0;
     while (now_s() - began < seconds) {
         size_t members = opened - closed_count;
-        while (members && published < events / members + window) {
+        while (members && published < events / members + publishers * in_flight) {
             fan_sent[published % FAN_RING] = now_s();
-            send_message(&conns[published % window]);
+            send_message(&conns[published % publishers]);
             published++;
         }
         turn(100);
@@ -369,6 +396,10 @@ static void set(const char *name, const char *value) {
     else if (!strcmp(name, "path")) path = value;
     else if (!strcmp(name, "subprotocol")) subprotocol = value;
     else if (!strcmp(name, "second")) second = value;
+    else if (!strcmp(name, "greeting")) greeting = value;
+    else if (!strcmp(name, "event")) event_prefix = value;
+    else if (!strcmp(name, "event_bytes")) event_bytes = atol(value);
+    else if (!strcmp(name, "reply")) snprintf(reply_prefixes, sizeof reply_prefixes, "%s", value);
     else if (!strcmp(name, "first")) file = value;
     else if (!strcmp(name, "message")) {
         message_size = strlen(value);
@@ -408,9 +439,9 @@ int main(int count, char **words) {
             continue;
         }
         line[got] = 0;
-        double a = 0, b = 0;
+        double a = 0, b = 0, c = 0;
         if (sscanf(line, "echo %lf %lf", &a, &b) == 2) run_echo(a, b);
-        else if (sscanf(line, "fanout %lf %lf", &a, &b) == 2) run_fanout(a, b);
+        else if (sscanf(line, "fanout %lf %lf %lf", &a, &b, &c) == 3) run_fanout(a, b, c);
         else if (sscanf(line, "handshakes %lf", &a) == 1) run_handshakes(a);
         else return 0;
     }

@@ -19,6 +19,7 @@ from .deflate import Deflate
 from .fragments import Fragments
 from .frames import BINARY, CLOSE, CONTINUATION, FIN, PING, PING_FRAME, PONG, RSV1, TEXT, FrameError, apply_mask
 from .interface import Codec, Encoded
+from .outbox import Pending, joined
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -85,7 +86,7 @@ class Connection(asyncio.Protocol):
         self.authorization = authorization
         self.transport = transport
         self.outbox = endpoint.outbox
-        self.pending: bytes | list[bytes] | None = None
+        self.pending: Pending | None = None
         self.plain = deflate is None
         self.heard_at = now
         self.deadline = now + options.sign_in_timeout_ms / 1_000
@@ -143,18 +144,14 @@ class Connection(asyncio.Protocol):
 
     def send_frame(self, frame: bytes) -> None:
         """Queue one ready, uncompressed frame; dropped when the socket is closing."""
-        pending = self.pending
         if not self.plain:
             if self._deflate is None or not self._open:
                 return
             frame = self._deflate.reframe(frame)
+        pending = self.pending
+        self.pending = (pending, frame)
         if pending is None:
-            self.pending = frame
             self.outbox.add(self)
-        elif type(pending) is list:
-            pending.append(frame)
-        else:
-            self.pending = [pending, frame]  # type: ignore[list-item]  # not a list, so bytes
 
     def heard_ms_ago(self) -> int:
         """Milliseconds since the last byte came from the peer."""
@@ -191,9 +188,7 @@ class Connection(asyncio.Protocol):
     def _say_close(self, code: int, close_frame: bytes) -> None:
         """Write what is queued and a close frame, take no more to send, and tell the handler from the next turn."""
         endpoint = self._endpoint
-        pending, self.pending = self.pending, None
-        queued = b"" if pending is None else b"".join(pending) if type(pending) is list else pending
-        self.transport.write(queued + close_frame)  # type: ignore[operator]
+        self.transport.write(joined((self.pending, close_frame)))
         self._stop_sending()
         self.resume_reading()  # a paused socket must still hear the peer's close
         self.deadline = monotonic() + endpoint.options.close_timeout_ms / 1_000

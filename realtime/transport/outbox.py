@@ -12,17 +12,21 @@ from typing import Any, Protocol
 
 from .interface import Encoded
 
-JOIN = b"".join
+Pending = tuple[Any, bytes]
+"""What is queued for a socket: the last frame, behind what was queued before it (again a Pending, or None).
+
+A chain instead of a list, because all members of a room have the same frames queued: they share one chain, which a
+broadcast lengthens once for all of them, and which is joined once for all of them.
+"""
 
 
 class Sending(Protocol):
     """The part of a connection that the outbox works on.
 
-    `pending` is None, one frame, or a list of frames; a single frame is by far the commonest and needs no list.
     `plain` is False for a socket that is closing or compresses: such a one must be given frames by `send_frame`.
     """
 
-    pending: bytes | list[bytes] | None
+    pending: Pending | None
     plain: bool
     codec: Any
     outbox: Any
@@ -62,24 +66,31 @@ class Outbox:
         dirty, self._dirty = self._dirty, []
         self._scheduled = False
         bytes_max = self._bytes_max
-        last: list[bytes] = []
-        joined = b""
+        last: Pending | None = None
+        data = b""
         for conn in dirty:
             pending = conn.pending
             if pending is None:
                 continue  # closed since
             conn.pending = None
-            if type(pending) is list:
-                # In a busy room all subscribers have the same frames queued; comparing pointers beats joining again.
-                if pending != last:
-                    joined = JOIN(pending)
-                    last = pending
-                pending = joined
+            if pending is not last:
+                last = pending
+                data = pending[1] if pending[0] is None else joined(pending)
             transport = conn.transport
-            transport.write(pending)
+            transport.write(data)
             unsent = transport.get_write_buffer_size()
             if unsent > bytes_max:
                 conn.overflowed(unsent)
+
+
+def joined(pending: Pending | None) -> bytes:
+    """Return the frames of a chain, the oldest first, as one."""
+    frames: list[bytes] = []
+    while pending is not None:
+        pending, frame = pending
+        frames.append(frame)
+    frames.reverse()
+    return b"".join(frames)
 
 
 def broadcast(conns: Iterable[Any], encoded: Encoded) -> None:
@@ -89,22 +100,27 @@ def broadcast(conns: Iterable[Any], encoded: Encoded) -> None:
     """
     codec: Any = broadcast  # no socket's codec, not even the conformance echo's None
     frame = b""
+    alone = before = after = (None, frame)
     conn: Any = None
     dirty: list[Any] = []
     for conn in conns:
         if conn.codec is not codec:
             codec = conn.codec
             frame = encoded.frame(codec)
+            alone = before = after = (None, frame)
         pending = conn.pending
         if pending is None:
             if conn.plain:
-                conn.pending = frame
+                conn.pending = alone
                 dirty.append(conn)
             else:
                 conn.send_frame(frame)
-        elif type(pending) is list:
-            pending.append(frame)
+        elif pending is before:
+            conn.pending = after  # the same chain as the socket before
+        elif conn.plain:
+            before = pending
+            conn.pending = after = (pending, frame)
         else:
-            conn.pending = [pending, frame]
+            conn.send_frame(frame)
     if dirty:
         conn.outbox.extend(dirty)

@@ -1,0 +1,1 @@
+"""Other servers, doing the same work under the same generator. Nothing of the product imports this."""
