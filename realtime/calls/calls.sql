@@ -68,6 +68,13 @@ select c.* from realtime.busy b join realtime.calls c on c.id = b.call_id where 
 -- In: users. Out: those of them that are in a live call.
 select user_id from realtime.busy where user_id = any($1::bigint[])
 
+-- name: recent_invites
+-- In: caller, an id of the moment from which to count (ids are time-ordered), how many at most.
+-- Out: how many calls the caller began since, and when the first of these was.
+select count(*) as invites, min(created_ms) as first_ms from (
+    select created_ms from realtime.calls where caller_id = $1 and id > $2 order by id desc limit $3
+) recent
+
 -- name: history
 -- In: user, id of the last call seen or null, limit. Out: that user's ended calls, newest first.
 select * from (

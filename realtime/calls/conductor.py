@@ -50,6 +50,7 @@ from realtime.calls.views import (
     incoming_event_id,
 )
 from realtime.outbox import Tx
+from realtime.protocol.errors import Forbidden, NotFound
 from realtime.wallet.service import changed
 from realtime.wallet.views import wallet_view
 
@@ -110,6 +111,27 @@ class Conductor:
         await self._tell(tx, [Note(effect, call) for effect in effects if isinstance(effect, Tell)])
         users = (call.caller_id, call.host_id)
         tx.after_commit(lambda: self._presence.busy(users, True))
+
+    async def act(self, tx: Tx, user_id: int, call_id: UUID, event: Event, *, only: Side | None = None) -> Call:
+        """Lock a call, and apply what one of its users did.
+
+        Args:
+            only: the side that may do it; None for both.
+
+        Raises:
+            NotFound: no such call, or this user is not in it.
+            Forbidden: the other side may do that, not this one.
+            TalkmeterError: the rules refuse it.
+        """
+        call = await self._store.lock(tx.conn, call_id)
+        side = call.side_of(user_id) if call is not None else None
+        if call is None or side is None:
+            raise NotFound("there is no such call")
+        if only is not None and side is not only:
+            raise Forbidden(f"only the {only.value} may do that")
+        now_ms = await self._store.now_ms(tx.conn)
+        after = await self.apply(tx, {call_id: call}, [Change(call_id, event)], now_ms)
+        return after[call_id]
 
     async def apply(
         self, tx: Tx, calls: Mapping[UUID, Call], changes: Sequence[Change], now_ms: int

@@ -14,9 +14,9 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from realtime.accounts.models import HostProfile
 from realtime.broker import Outgoing
-from realtime.calls.conductor import Change, Conductor
+from realtime.calls.conductor import Conductor
+from realtime.calls.invites import Invites
 from realtime.calls.liveness import Liveness
 from realtime.calls.meters import Meters
 from realtime.calls.model import (
@@ -24,7 +24,6 @@ from realtime.calls.model import (
     Call,
     Cancel,
     Decline,
-    Event,
     HangUp,
     Limits,
     Media,
@@ -36,24 +35,18 @@ from realtime.calls.model import (
 )
 from realtime.calls.ports import Heard, People, Presence, Signals
 from realtime.calls.receipts import ReceiptView, receipt_view
-from realtime.calls.rules import deadline_of_invite
 from realtime.calls.store import CallStore
 from realtime.calls.views import CallChanged, CallSignal, CallView, call_view, incoming_event_id
 from realtime.ids import new_id
 from realtime.media.provider import Grant, MediaCredentials, MediaProvider
 from realtime.outbox import Outbox, Tx
 from realtime.protocol.errors import (
-    Busy,
     CallOver,
-    Conflict,
     Forbidden,
-    HostUnavailable,
-    InsufficientFunds,
     InvalidData,
     InvalidTransition,
     NotFound,
     PayloadTooLarge,
-    SelfCall,
 )
 from realtime.protocol.principal import Principal
 
@@ -68,13 +61,6 @@ class Invited:
 
     call: Call
     media: MediaCredentials | None = None
-
-
-class _Taken(Exception):
-    """Somebody else's invite was first; rolls the savepoint back."""
-
-    def __init__(self, users: frozenset[int]) -> None:
-        self.users = users
 
 
 class Calls:
@@ -98,7 +84,6 @@ class Calls:
         self._pool = pool
         self._outbox = outbox
         self._people = people
-        self._presence = presence
         self._signals = signals
         self._provider = media
         self._meters = meters
@@ -106,102 +91,20 @@ class Calls:
         self._store = store
         self._liveness = liveness
         self._limits = limits
+        self._invites = Invites(
+            people=people, presence=presence, meters=meters, conductor=conductor, store=store, limits=limits
+        )
 
     # Ringing.
 
     async def invite(
         self, tx: Tx, who: Principal, *, host: str, media: Media, shown_coins: int | None = None
     ) -> Invited:
-        """Ring a host.
-
-        When the host is ringing the caller at this moment with the same media, the two invites have crossed: the
-        first one that was stored stays, its caller stays the payer, and this one answers it.
-
-        Args:
-            shown_coins: the price of a pulse that the caller has seen; None when he takes any.
-
-        Raises:
-            NotFound, SelfCall, HostUnavailable, Busy, InsufficientFunds.
-            Conflict: the host's price is not the one that was shown.
-        """
-        host_id = await self._people.resolve_one(who.tenant_id, host, conn=tx.conn)
-        if host_id == who.user_id:
-            raise SelfCall
-        profile = await self._people.host_profile(host_id, conn=tx.conn)
-        crossed = await self._answer_crossed(tx, who, host_id, media)
-        if crossed is not None:
-            return crossed
-        await self._refuse_unavailable(tx, profile, host_id, media)
-        if shown_coins is not None and shown_coins != profile.price_coins:
-            raise Conflict("the price has changed", price_coins=profile.price_coins, pulse_ms=profile.pulse_ms)
-        await self._refuse_poor(tx, who, profile)
-        call = await self._new_call(tx, who, host_id, profile, media)
-        try:
-            async with tx.conn.transaction():
-                taken = await self._store.insert(tx.conn, call)
-                if taken:
-                    raise _Taken(taken)
-        except _Taken as exc:
-            crossed = await self._answer_crossed(tx, who, host_id, media)
-            if crossed is not None:
-                return crossed
-            raise Busy(who="caller" if who.user_id in exc.users else "host") from None
-        await self._conductor.ring(tx, call)
-        return Invited(call)
-
-    async def _answer_crossed(self, tx: Tx, who: Principal, host_id: int, media: Media) -> Invited | None:
-        """Answer the other's invite if there is one; None when both are free.
-
-        Raises:
-            Busy: one of the two is in another call.
-        """
-        live = await self._store.live_of(tx.conn, [who.user_id, host_id])
-        if not live:
-            return None
-        theirs = next((c for c in live if c.caller_id == host_id and c.host_id == who.user_id), None)
-        if theirs is None or theirs.state not in (State.INVITING, State.RINGING):
-            mine = next((c for c in live if c.side_of(who.user_id)), None)
-            raise Busy(who="caller", call_id=str(mine.call_id)) if mine else Busy(who="host")
-        if theirs.media != media:
-            # It rings here, and can be answered; a camera is not opened without being asked for.
-            raise Busy("this host is calling you", who="host", call_id=str(theirs.call_id))
-        try:
-            call = await self._act(tx, who, theirs.call_id, Accept(who.device_id))
-        except (CallOver, Conflict):
-            raise Busy(who="caller") from None
+        """Ring a host; see `Invites.invite`, also for what it raises."""
+        call = await self._invites.invite(tx, who, host=host, media=media, shown_coins=shown_coins)
+        if call.state is not State.ACCEPTED:
+            return Invited(call)
         return Invited(call, self._credentials(call, Side.HOST, await self._store.now_ms(tx.conn)))
-
-    async def _refuse_unavailable(self, tx: Tx, profile: HostProfile, host_id: int, media: Media) -> None:
-        if media not in profile.media:
-            raise HostUnavailable(f"this host takes no {media} calls", media=list(profile.media))
-        if profile.price_coins < 1:
-            raise HostUnavailable("this host has set no price")
-        if not (await self._presence.bookable([host_id], conn=tx.conn)).get(host_id, False):
-            raise HostUnavailable
-
-    async def _refuse_poor(self, tx: Tx, who: Principal, profile: HostProfile) -> None:
-        needed = self._meters.first_coins(price_coins=profile.price_coins, pulse_ms=profile.pulse_ms)
-        coins = await self._meters.coins(tx.conn, who.user_id)
-        if coins < needed:
-            raise InsufficientFunds("the first pulse cannot be paid", needed_coins=needed, coins=coins)
-
-    async def _new_call(self, tx: Tx, who: Principal, host_id: int, profile: HostProfile, media: Media) -> Call:
-        now_ms = await self._store.now_ms(tx.conn)
-        pushable = bool(await self._people.push_targets([host_id], conn=tx.conn))
-        return Call(
-            call_id=new_id(now_ms=now_ms),
-            tenant_id=who.tenant_id,
-            caller_id=who.user_id,
-            host_id=host_id,
-            media=media,
-            price_coins=profile.price_coins,
-            pulse_ms=profile.pulse_ms,
-            created_ms=now_ms,
-            ring_by_ms=now_ms + self._limits.ring_cap_ms,
-            deadline_ms=deadline_of_invite(now_ms, pushable=pushable, limits=self._limits),
-            pushable=pushable,
-            caller_device=who.device_id,
-        )
 
     async def acknowledged(self, who: Principal, event_ids: Sequence[str]) -> None:
         """A device has confirmed events; the first that confirms a ring starts the ring clock."""
@@ -211,7 +114,7 @@ class Calls:
         for call in rung:
             if str(incoming_event_id(call)) in event_ids:
                 async with self._outbox.transaction(who.tenant_id) as tx:
-                    await self._act(tx, who, call.call_id, Received())
+                    await self._conductor.act(tx, who.user_id, call.call_id, Received())
 
     async def accept(self, tx: Tx, who: Principal, call_id: UUID) -> tuple[Call, MediaCredentials]:
         """Answer on this device: the first one wins.
@@ -219,23 +122,23 @@ class Calls:
         Raises:
             NotFound, Forbidden, CallOver, Conflict (another device has answered).
         """
-        call = await self._act(tx, who, call_id, Accept(who.device_id), only=Side.HOST)
+        call = await self._conductor.act(tx, who.user_id, call_id, Accept(who.device_id), only=Side.HOST)
         return call, self._credentials(call, Side.HOST, await self._store.now_ms(tx.conn))
 
     async def decline(self, tx: Tx, who: Principal, call_id: UUID) -> Call:
         """Refuse a ringing call. Raises NotFound, Forbidden, CallOver, InvalidTransition."""
-        return await self._act(tx, who, call_id, Decline(), only=Side.HOST)
+        return await self._conductor.act(tx, who.user_id, call_id, Decline(), only=Side.HOST)
 
     async def cancel(self, tx: Tx, who: Principal, call_id: UUID) -> Call:
         """Give up before the answer. Raises NotFound, Forbidden, CallOver, InvalidTransition (then hang up)."""
-        return await self._act(tx, who, call_id, Cancel(), only=Side.CALLER)
+        return await self._conductor.act(tx, who.user_id, call_id, Cancel(), only=Side.CALLER)
 
     async def hang_up(
         self, tx: Tx, who: Principal, call_id: UUID, *, sent_ms_ago: int
     ) -> tuple[Call, ReceiptView | None]:
         """End a call in any state; it takes effect when it was sent, at most 5 s back. Ended already: no error."""
         side = (await self._mine(tx.conn, who, call_id))[1]
-        call = await self._act(tx, who, call_id, HangUp(side, sent_ms_ago))
+        call = await self._conductor.act(tx, who.user_id, call_id, HangUp(side, sent_ms_ago))
         return call, await self._receipt(tx.conn, call, side)
 
     # Talking.
@@ -252,7 +155,7 @@ class Calls:
         async with self._outbox.transaction(who.tenant_id) as tx:
             call, side = await self._mine(tx.conn, who, call_id)
             _refuse_other_device(call, side, who)
-            call = await self._act(tx, who, call_id, MediaUp(side))
+            call = await self._conductor.act(tx, who.user_id, call_id, MediaUp(side))
             view = await self._view(tx.conn, call, side)
         if call.live:
             self._liveness.media_up(call_id, who.user_id, side, conn, view)
@@ -264,7 +167,7 @@ class Calls:
         async with self._outbox.transaction(who.tenant_id) as tx:
             call, side = await self._mine(tx.conn, who, call_id)
             _refuse_other_device(call, side, who)
-            call = await self._act(tx, who, call_id, MediaDown(side))
+            call = await self._conductor.act(tx, who.user_id, call_id, MediaDown(side))
             return await self._view(tx.conn, call, side)
 
     async def signal(self, who: Principal, call_id: UUID, *, kind: str, payload: Any, now_ms: int) -> None:
@@ -359,18 +262,6 @@ class Calls:
         return (await self._views(conn, [call], user_id))[0]
 
     # Inside.
-
-    async def _act(self, tx: Tx, who: Principal, call_id: UUID, event: Event, *, only: Side | None = None) -> Call:
-        """Lock the call, and apply one event of this user to it."""
-        call = await self._store.lock(tx.conn, call_id)
-        side = call.side_of(who.user_id) if call is not None else None
-        if call is None or side is None:
-            raise NotFound("there is no such call")
-        if only is not None and side is not only:
-            raise Forbidden(f"only the {only.value} may do that")
-        now_ms = await self._store.now_ms(tx.conn)
-        after = await self._conductor.apply(tx, {call_id: call}, [Change(call_id, event)], now_ms)
-        return after[call_id]
 
     async def _mine(self, conn: asyncpg.Connection, who: Principal, call_id: UUID) -> tuple[Call, Side]:
         call = await self._store.get(conn, call_id)

@@ -16,6 +16,7 @@ from realtime.calls.model import Call, Reason, State
 from realtime.sql import load_sql
 
 DAY_MS: Final = 86_400_000
+MILLIS_SHIFT: Final = 80  # where a time-ordered id keeps its milliseconds (RFC 9562, section 5.7)
 
 
 class CallStore:
@@ -111,6 +112,14 @@ class CallStore:
     async def busy_of(self, conn: asyncpg.Connection, user_ids: Collection[int]) -> set[int]:
         """Return which of these users are in a live call."""
         return {row["user_id"] for row in await conn.fetch(self._sql["busy_of"], list(user_ids))}
+
+    async def recent_invites(
+        self, conn: asyncpg.Connection, caller_id: int, *, since_ms: int, limit: int
+    ) -> tuple[int, int]:
+        """Return how many calls the caller began since (at most `limit`), and when the first of these was."""
+        since = UUID(int=since_ms << MILLIS_SHIFT)
+        row = await conn.fetchrow(self._sql["recent_invites"], caller_id, since, limit)
+        return row["invites"], row["first_ms"] or since_ms
 
     async def history(self, conn: asyncpg.Connection, user_id: int, *, before: UUID | None, limit: int) -> list[Call]:
         """Return the user's ended calls, newest first, from below `before`."""

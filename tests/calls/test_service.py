@@ -7,6 +7,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
+from realtime.calls.invites import INVITES_MAX, INVITES_WINDOW_MS
 from realtime.calls.model import Reason, State
 from realtime.protocol.errors import (
     Busy,
@@ -19,6 +20,7 @@ from realtime.protocol.errors import (
     InvalidTransition,
     NotFound,
     PayloadTooLarge,
+    RateLimited,
     SelfCall,
 )
 from tests.calls.world import Phone, World
@@ -223,6 +225,19 @@ async def test_who_cannot_be_rung_is_refused_with_its_reason(world: World, probl
         async with world.tx() as tx:
             await world.calls.invite(tx, ann, host=host, media="video" if problem == "media" else "voice")
     assert await world.busy() == set()
+
+
+async def test_caller_who_rings_and_cancels_without_end_has_to_wait(world: World) -> None:
+    ann, mia = await world.user("ann", coins=100), await world.host("mia")
+    for _ in range(INVITES_MAX):
+        world.clock.forward(10)
+        await world.cancel(ann, await world.invite(ann, mia))
+    with pytest.raises(RateLimited) as refused:
+        await world.invite(ann, mia)
+    wait_ms = refused.value.details["retry_after_ms"]
+    assert wait_ms == INVITES_WINDOW_MS - 10 * (INVITES_MAX - 1)
+    world.clock.forward(INVITES_WINDOW_MS - 10 * (INVITES_MAX - 1) + 1)
+    await world.invite(ann, mia)
 
 
 async def test_busy_host_and_busy_caller_are_told_apart(world: World) -> None:
