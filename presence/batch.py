@@ -94,9 +94,11 @@ class Batch:
                     await self._attempt(unknown, load=True)
             except (RedisError, OSError, TimeoutError) as exc:
                 _fail(calls, PresenceUnavailable(f"Redis cannot be reached: {exc}"))
-            except BaseException:
+            except asyncio.CancelledError:
                 _fail(calls, PresenceUnavailable("presence is closed"))
                 raise
+            except Exception as exc:  # whatever it is, what waits behind these calls must go on
+                _fail(calls, exc)
 
     async def _attempt(self, calls: list[_Call], *, load: bool) -> list[_Call]:
         """Run the calls; return those whose script the server does not know. `load`: send the text along."""

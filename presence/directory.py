@@ -13,6 +13,7 @@ from typing import Any, Final
 from presence.batch import Batch, Script
 
 PAGE_MAX: Final = 100
+SCAN_MAX: Final = 2_000  # hosts that one query looks at: about 2 ms of the server's time
 TIE_BITS: Final = 43  # the rank is a double: 52 bits hold a rating of up to 511 hundredths and this tie-breaker
 RATING_SCALE: Final = 100
 
@@ -68,7 +69,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Hosts as (user id, card), best first; `cursor` asks for the next page, None on the last."""
+    """Hosts as (user id, card), best first; `cursor` asks for the next page, None on the last.
+
+    A page with a cursor may hold fewer hosts than asked for, even none: then enough were looked at.
+    """
 
     hosts: list[tuple[int, bytes]]
     cursor: str | None
@@ -80,11 +84,13 @@ class Directory:
     Args:
         client: redis.asyncio Redis or RedisCluster; stays its maker's.
         prefix: of all keys.
+        scan_max: hosts that one query looks at.
     """
 
-    __slots__ = ("_batch", "_prefix", "_put", "_query")
+    __slots__ = ("_batch", "_prefix", "_put", "_query", "_scan_max")
 
-    def __init__(self, client: Any, *, prefix: str = "tm") -> None:
+    def __init__(self, client: Any, *, prefix: str = "tm", scan_max: int = SCAN_MAX) -> None:
+        self._scan_max = scan_max
         self._batch = Batch(client)
         self._prefix = prefix
         self._put = Script("directory_put")
@@ -128,7 +134,8 @@ class Directory:
         highest = "+inf" if query.max_price_coins is None else query.max_price_coins
         last, *rows = await self._batch.run(
             self._query, (cards, ranks, prices, self._key(tenant_id, "found")), cursor or "+inf",
-            max(1, min(limit, PAGE_MAX)), highest, self._facets(tenant_id), *groups,
+            max(1, min(limit, PAGE_MAX)), highest, self._scan_max, self._facets(tenant_id),
+            *groups,
         )  # fmt: skip
         hosts = [(int(rows[i]), rows[i + 1]) for i in range(0, len(rows), 2)]
         return Page(hosts, str(int(float(last))) if last else None)

@@ -4,16 +4,18 @@
 --      ARGV[1]  rank below which the page begins, '+inf' for the first
 --      ARGV[2]  hosts on a page
 --      ARGV[3]  highest price in coins, '+inf' for any
---      ARGV[4]  prefix of the facets' sets
---      ARGV[5..] groups of facets: a number n, then n names; a host must have one of each group
--- Out: {rank of the page's last host or '' when there is no further page, host, card, host, card, ...}
+--      ARGV[4]  hosts to look at, at most: a price that nobody asks must not hold up the server
+--      ARGV[5]  prefix of the facets' sets
+--      ARGV[6..] groups of facets: a number n, then n names; a host must have one of each group
+-- Out: {rank below which the next page begins or '' when there is none, host, card, host, card, ...}; a page that is not
+--      full may have a next one, when enough hosts were looked at
 local found = KEYS[2]
 local narrow = {}
-local i = 5
+local i = 6
 while i <= #ARGV do
   local names = {}
   for j = 1, tonumber(ARGV[i]) do
-    names[j] = ARGV[4] .. ARGV[i + j]
+    names[j] = ARGV[5] .. ARGV[i + j]
   end
   i = i + #names + 1
   if #names == 1 then
@@ -45,7 +47,8 @@ local limit = tonumber(ARGV[2])
 local highest = ARGV[3] ~= '+inf' and tonumber(ARGV[3]) or math.huge
 local out, last, more = {''}, '', false
 local below = ARGV[1] == '+inf' and '+inf' or '(' .. ARGV[1]
-local taken = 0
+local taken, seen = 0, 0
+local most = tonumber(ARGV[4])
 while not more do
   -- One more than asked for tells whether there is a further page.
   local rows = redis.call('ZREVRANGEBYSCORE', found, below, '-inf', 'WITHSCORES', 'LIMIT', 0, limit + 1)
@@ -66,6 +69,11 @@ while not more do
       out[#out + 1] = redis.call('HGET', KEYS[1], host) or ''
     end
     below = '(' .. rank
+    seen = seen + 1
+    if seen == most then
+      last, more = rank, true
+      break
+    end
   end
 end
 out[1] = more and last or ''

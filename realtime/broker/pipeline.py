@@ -93,9 +93,11 @@ class Pipeline:
                 await self._run(calls)
             except (RedisError, OSError, TimeoutError) as exc:
                 _fail(calls, Unavailable(f"Redis cannot be reached: {exc}"))
-            except BaseException as exc:
-                _fail(calls, Unavailable("the broker is closed") if isinstance(exc, asyncio.CancelledError) else exc)
+            except asyncio.CancelledError:
+                _fail(calls, Unavailable("the broker is closed"))
                 raise
+            except Exception as exc:  # whatever it is, what waits behind these calls must go on
+                _fail(calls, exc)
 
     async def _run(self, calls: list[_Call]) -> None:
         for _ in range(BIND_ATTEMPTS):
@@ -142,9 +144,10 @@ async def run_id(backend: Backend, server: str) -> str:
     info = await backend.ask(server, "INFO", "server")
     if isinstance(info, dict):  # redis-py parses INFO
         found = str(info.get("run_id", ""))
+    elif isinstance(info, bytes) and (match := _RUN_ID.search(info)):
+        found = match[1].decode()
     else:
-        match = _RUN_ID.search(info)
-        found = match[1].decode() if match else ""
+        found = ""
     if not re.fullmatch("[0-9a-f]{40}", found):
         raise RedisError("the server tells no run id")
     return found
@@ -171,12 +174,12 @@ def _settle(future: asyncio.Future[Any], answer: Any) -> None:
         future.set_result(answer)
 
 
-def _refuse(future: asyncio.Future[Any], error: BaseException) -> None:
+def _refuse(future: asyncio.Future[Any], error: Exception) -> None:
     future.set_exception(error)
     future.exception()  # a caller that has gone must not make the loop complain
 
 
-def _fail(calls: Iterable[_Call], error: BaseException) -> None:
+def _fail(calls: Iterable[_Call], error: Exception) -> None:
     for call in calls:
         if not call.answer.done():
             _refuse(call.answer, error)

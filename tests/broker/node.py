@@ -12,6 +12,8 @@ import json
 import sys
 from typing import Any, Final
 
+import uvloop
+
 from realtime.broker import Broker, Position
 from realtime.hub import Hub
 from realtime.protocol.envelope import JSON
@@ -92,4 +94,4 @@ async def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    uvloop.run(main(sys.argv[1]))

@@ -105,6 +105,7 @@ class Valkey:
         self.port = port
         self.socket = folder / f"valkey-{port}.sock"
         self._arguments = arguments
+        self.password = ""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -139,8 +140,8 @@ class Valkey:
             sock.settimeout(1)
             try:
                 sock.connect(address)
-                sock.sendall(b"PING\r\n")
-                return sock.recv(16).startswith(b"+PONG")
+                sock.sendall(f"AUTH {self.password}\r\n".encode() if self.password else b"PING\r\n")
+                return sock.recv(16).startswith(b"+OK" if self.password else b"+PONG")
             except OSError:
                 return False
 

@@ -110,6 +110,19 @@ async def test_a_page_goes_on_where_the_last_one_ended_when_its_last_host_has_le
     assert [user_id for user_id, _ in second.hosts] == [4, 3]
 
 
+async def test_a_query_looks_at_a_limited_number_and_goes_on_from_there(redis: aioredis.Redis) -> None:
+    directory = Directory(redis, scan_max=7)
+    try:
+        for user_id in range(1, 31):
+            host = Host(user_id=user_id, version=1, card=b"x", price_coins=1 if user_id in (5, 29) else 100)
+            await directory.put(TENANT, host)
+        assert (await directory.query(TENANT, Query(max_price_coins=10), limit=10)).hosts == [(5, b"x")]
+        assert await everything(directory, Query(max_price_coins=10), limit=10) == [5, 29]
+        assert await everything(directory, Query(), limit=10) == list(range(1, 31))
+    finally:
+        await directory.close()
+
+
 @pytest.mark.parametrize("cursor", ["", "abc", "1e5", "-1", "9" * 17, "١"])
 async def test_a_made_up_cursor_is_refused(directory: Directory, cursor: str) -> None:
     with pytest.raises(BadCursor):

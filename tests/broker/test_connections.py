@@ -1,0 +1,136 @@
+"""The connections themselves: signing in, scripts that get lost, servers that talk nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import redis.asyncio as aioredis
+
+from realtime.broker import Broker, user_stream
+from realtime.broker.address import Address
+from realtime.broker.pipeline import PENDING_MAX
+from realtime.broker.wire import Wire
+from realtime.protocol.errors import Unavailable
+from tests.broker.conftest import MakeNode, Node
+from tests.broker.support import Recorder, Valkey, free_ports, outgoing, until
+
+USER = 7
+Serve = Callable[[bytes], Awaitable[str]]
+
+
+@pytest.fixture
+async def nonsense() -> AsyncIterator[Serve]:
+    """Servers that answer everything with the same bytes; give their URLs."""
+    servers: list[asyncio.Server] = []
+
+    async def start(answer: bytes) -> str:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while await reader.read(1024):
+                writer.write(answer)
+            writer.close()
+
+        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        servers.append(server)
+        return f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+async def test_a_password_and_a_database_are_used_for_commands_and_news(make_node: MakeNode, folder: Path) -> None:
+    port = free_ports(1)[0]
+    server = Valkey(folder, "--requirepass", "pa:ss@word", port=port)
+    server.password = "pa:ss@word"
+    try:
+        server.start()
+        node = await make_node(f"redis://:pa%3Ass%40word@127.0.0.1:{port}/3")
+        conn = Recorder()
+        await node.hub.open_stream(conn, USER, None)
+        node.hub.flow(conn)
+        assert await node.broker.publish([outgoing(USER, 1)]) == [1]
+        await until(lambda: conn.offsets() == [1], "the event came")
+        client: aioredis.Redis = aioredis.from_url(f"redis://:pa%3Ass%40word@127.0.0.1:{port}/3")
+        assert await client.exists(node.broker.keys.stream(user_stream(USER)).log)
+        await client.aclose()
+    finally:
+        server.kill()
+
+
+async def test_a_wrong_password_is_unavailable_and_says_why(make_node: MakeNode, folder: Path) -> None:
+    port = free_ports(1)[0]
+    server = Valkey(folder, "--requirepass", "right", port=port)
+    server.password = "right"
+    try:
+        server.start()
+        node = await make_node(f"redis://:wrong@127.0.0.1:{port}")
+        with pytest.raises(Unavailable, match=r"WRONGPASS|AUTH"):
+            await node.broker.publish([outgoing(USER, 1)])
+    finally:
+        server.kill()
+
+
+async def test_scripts_that_were_flushed_are_loaded_again_under_the_same_epoch(
+    node: Node, redis: aioredis.Redis
+) -> None:
+    await node.broker.publish([outgoing(USER, 1)])
+    before = (await node.broker.positions([user_stream(USER)]))[0]
+    await redis.script_flush()
+    await asyncio.gather(*(node.broker.publish([outgoing(USER, n)]) for n in range(2, 30)))
+    after = (await node.broker.positions([user_stream(USER)]))[0]
+    assert (after.epoch, after.offset) == (before.epoch, 29)
+    replay = await node.broker.replay(user_stream(USER), before)
+    assert [event.v for event in replay.events] == list(range(2, 30))
+
+
+NONSENSE = (
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"\x00\xff" * 100,
+    b"+PONG\r\n+PONG\r\n",
+    b"$5\r\nabc",
+    b"*1\r\n:1\r\n",
+)
+
+
+@pytest.mark.parametrize("answer", NONSENSE)
+async def test_a_server_that_talks_nonsense_is_unavailable(nonsense: Serve, make_node: MakeNode, answer: bytes) -> None:
+    node = await make_node(await nonsense(answer))
+    async with asyncio.timeout(15):
+        with pytest.raises(Unavailable):
+            await node.broker.publish([outgoing(USER, 1)])
+        replay = await node.hub.open_stream(Recorder(), USER, None)
+    assert replay.epoch == ""
+
+
+async def test_what_waits_for_redis_is_bounded(valkey: Valkey, make_node: MakeNode) -> None:
+    node = await make_node(valkey.url)
+    answers = [node.broker._pipeline.command("EXISTS", "k", key="k") for _ in range(PENDING_MAX + 1)]
+    with pytest.raises(Unavailable, match="too much"):
+        await answers[-1]
+    assert await answers[0] == 0
+    await asyncio.gather(*answers[:-1])
+
+
+async def test_replies_belong_to_their_batches(valkey: Valkey) -> None:
+    wire = await Wire.open(Address(path=str(valkey.socket)), username="", password="", db=0, tls=None, timeout_s=2)
+    batches = [wire.run([("ECHO", f"{batch}-{n}") for n in range(batch)]) for batch in range(1, 60)]
+    for batch, answer in enumerate(batches, 1):
+        assert await answer == [f"{batch}-{n}".encode() for n in range(batch)]
+    refused = (await wire.run([("NONSENSE",), ("PING",)]))[0]
+    assert isinstance(refused, Exception)
+    valkey.kill()
+    await until(lambda: wire.closed, "the end is noticed")
+    with pytest.raises(ConnectionError):
+        await wire.run([("PING",)])
+
+
+async def test_a_closed_broker_refuses(redis_url: str) -> None:
+    broker = Broker(redis_url)
+    broker.start()
+    await broker.publish([outgoing(USER, 1)])
+    await broker.close()
+    with pytest.raises(Unavailable):
+        await broker.publish([outgoing(USER, 2)])
