@@ -40,6 +40,7 @@ AWAITED = ("call.incoming", "call.ringing", "call.accepted", "call.connected")
 SIGN_INS_AT_ONCE = 20  # a node takes no more of them at a time from one address than it wants to
 EVENT_TIMEOUT_MS = 20_000
 PROOF_EVERY_S = 2.0  # the clients' 5 s, made shorter as the calls are
+IDLE_S = 2.0
 PAUSE_S = 0.2  # between two calls of a pair
 AUDIT_TIMEOUT_S = 60
 
@@ -193,6 +194,7 @@ async def _play(server: ServerProcess, options: argparse.Namespace) -> Figures:
         figures: Figures = {"apps": len(apps), "sign_in_per_s": round(len(apps) / (time.monotonic() - began), 1)}
         figures |= latency_figures(recorder.latencies_ms["sign_in"], "sign_in_")
         await asyncio.gather(*(pair.host.ask("presence.set", status="online") for pair in pairs))
+        figures |= await _idle_figures(server)
         recorder.clear()
         before, own = cpu_seconds(server.pid), time.process_time()
         began = time.monotonic()
@@ -203,6 +205,17 @@ async def _play(server: ServerProcess, options: argparse.Namespace) -> Figures:
     finally:
         await asyncio.gather(*(app.client.close() for app in apps))
     return figures
+
+
+async def _idle_figures(server: ServerProcess) -> Figures:
+    """Share of a core that the signed-in apps cost while nobody does anything; part of every figure after it."""
+    before = cpu_seconds(server.pid)
+    await asyncio.sleep(IDLE_S)
+    spent = cpu_seconds(server.pid) - before
+    return {
+        "idle_server_busy": round(spent.server / IDLE_S, 3),
+        "idle_postgres_busy": round(spent.postgres / IDLE_S, 3),
+    }
 
 
 def _figures(recorder: Recorder, spent: CpuSeconds, took_s: float, busy: float) -> Figures:

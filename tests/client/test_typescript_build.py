@@ -59,3 +59,17 @@ def test_both_clients_agree_on_what_needs_a_key_and_an_acknowledgement() -> None
         listed = re.search(rf"const {name}: ReadonlySet<string> = new Set\(\[(.*?)\]\)", source, re.DOTALL)
         assert listed is not None
         assert set(re.findall(r'"([^"]+)"', listed[1])) == ours
+
+
+def test_the_types_name_every_operation_and_event_of_the_server() -> None:
+    """session.sign_in is the client's own business."""
+    source = (PACKAGE / "src" / "protocol.ts").read_text()
+    typed = {}
+    for interface in ("Ops", "Events"):
+        body = re.search(rf"export interface {interface} {{(.*?)^}}", source, re.DOTALL | re.MULTILINE)
+        assert body is not None
+        typed[interface] = set(re.findall(r'^  "([a-z_.]+)":', body[1], re.MULTILINE))
+    assert {route.op for route in route_table()} - typed["Ops"] == {"session.sign_in"}
+    assert typed["Ops"] <= {route.op for route in route_table()}
+    own = {name for name in typed["Events"] if name.startswith("client.")}
+    assert typed["Events"] - own == {event.name for event in event_table()}

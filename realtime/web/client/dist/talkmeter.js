@@ -1,4 +1,4 @@
-// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:88d5b65488506c72c883d52b0cbc8c83c7747cd220492744b4cfdee42bf7162e
+// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:9dc0c59edf14230bee13fe556be131dbaaaddfbf68755a6bb21b5c47ad51b18c
 
 // src/backoff.ts
 var STABLE_MS = 1e4;

@@ -183,6 +183,7 @@ export type SignalKind = "offer" | "answer" | "candidate" | "bye";
 
 type Ask<Data, Ok> = { data: Data; ok: Ok };
 type Page = { cursor?: string; limit?: number };
+type PushSettings = { categories: { category: string; muted: boolean; essential: string[] }[] };
 type OneCall = { call_id: string };
 
 /** The answer to channel.join. `recovered`: the missed events follow; otherwise `history` holds the last ones. */
@@ -256,8 +257,9 @@ export interface Ops {
   "profile.update": Ask<{ name?: string; avatar_url?: string }, { user: Person }>;
   "push.mute": Ask<
     { category: Open<"calls" | "messages" | "money" | "reminders">; muted: boolean },
-    { categories: { category: string; muted: boolean; essential: string[] }[] }
+    PushSettings
   >;
+  "push.settings": Ask<Empty, PushSettings>;
   "push.report": Ask<{ push_id: string; state: "received" | "shown" | "acted" }, Empty>;
 }
 

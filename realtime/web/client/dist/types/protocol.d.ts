@@ -166,6 +166,13 @@ type Page = {
     cursor?: string;
     limit?: number;
 };
+type PushSettings = {
+    categories: {
+        category: string;
+        muted: boolean;
+        essential: string[];
+    }[];
+};
 type OneCall = {
     call_id: string;
 };
@@ -377,13 +384,8 @@ export interface Ops {
     "push.mute": Ask<{
         category: Open<"calls" | "messages" | "money" | "reminders">;
         muted: boolean;
-    }, {
-        categories: {
-            category: string;
-            muted: boolean;
-            essential: string[];
-        }[];
-    }>;
+    }, PushSettings>;
+    "push.settings": Ask<Empty, PushSettings>;
     "push.report": Ask<{
         push_id: string;
         state: "received" | "shown" | "acted";
