@@ -302,6 +302,7 @@ class Tracker:
             users = [self._dirty.pop() for _ in range(min(WRITE_BATCH, len(self._dirty)))]
             try:
                 await self._write(users, self._repair, tell_all=True)
+                await self._correct_busy(users)
             except PresenceUnavailable:
                 self._dirty.update(users)
                 raise
@@ -316,13 +317,14 @@ class Tracker:
             users = next(self._slices, [])
         users = [user_id for user_id in users if user_id in self._local]
         await self._write(users, self._known)
-        if self._busy_of is not None and users:
-            await self._correct_busy(users, self._busy_of)
+        await self._correct_busy(users)
 
-    async def _correct_busy(self, users: Sequence[int], busy_of: BusyOf) -> None:
+    async def _correct_busy(self, users: Sequence[int]) -> None:
         """Mend busy marks that do not agree with the calls, unless the record changed while the calls were asked."""
+        if self._busy_of is None or not users:
+            return
         states = await self.states(users)
-        busy = set(await busy_of(users))
+        busy = set(await self._busy_of(users))
         wrong = {user_id: state for user_id, state in states.items() if state.busy != (user_id in busy)}
 
         def steps(user_id: int) -> list[str]:
