@@ -65,6 +65,11 @@ class Process:
     def running(self) -> bool:
         return self.child is not None and self.child.poll() is None
 
+    @property
+    def serving(self) -> bool:
+        """Whether it runs, is ready, and has not been asked to end."""
+        return self.running and self.ready and self.kill_at is None
+
 
 def supervise(settings: Settings, *, failed: Callable[[], str | None]) -> int:
     """Run the workers until SIGTERM or SIGINT; return the exit status. SIGHUP restarts the hubs one by one.
@@ -241,8 +246,7 @@ class Supervisor:
         if not self._rolling or self._stopping:
             return
         process = self._rolling[0]
-        others_ready = all(other.ready for other in self._all if other is not process)
-        if process.running and process.ready and process.kill_at is None and others_ready:
+        if all(each.serving for each in self._all):
             self._rolling.popleft()
             process.replaced = True
             log.info("worker_restarts", worker=process.name)

@@ -141,6 +141,8 @@ def test_a_rolling_restart_replaces_every_hub_and_refuses_nobody(start: Callable
     seen: set[int] = set()
     until(lambda: len(meet(port, seen) - before) == 2)
     assert set(parent.pids("ended", "hub")) == before
+    steps = [line.split()[0] for line in parent.lines if " hub " in line]
+    assert steps[2:] == ["ended", "started"] * 2  # never are two away at a time
     assert len(parent.pids("started", "jobs")) == 1
     assert parent.stop() == 0
 
