@@ -132,9 +132,9 @@ class Pgbench:
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
-    """Run `work` by the clock until cancelled; a run that takes longer than its turn is not made up for."""
+    """Run `work` by the clock until cancelled; turns that were missed are made up for at once."""
     turn = time.monotonic()
     while True:
         await work()
-        turn = max(turn + seconds, time.monotonic())
-        await asyncio.sleep(turn - time.monotonic())
+        turn += seconds
+        await asyncio.sleep(max(0.0, turn - time.monotonic()))

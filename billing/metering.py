@@ -24,7 +24,6 @@ from billing.receipts import Receipt, explain
 from billing.tariffs import Tariff
 from billing.wallets import Balance
 
-HANG_UP_AGO_MS_MAX = 5_000  # a hang-up counts from when it was sent, this far back at most
 TICK_LIMIT_MAX = 5_000  # a statement's worth: locks are held while it runs
 SLOTS = 600  # tenths of a second in a minute
 SLOT_MS = 100
@@ -200,7 +199,7 @@ async def stop(
     """
     if type(ago_ms) is not int or ago_ms < 0:
         raise InvalidTime(f"ago_ms must be 0 or more, not {ago_ms!r}")
-    ago_ms = min(ago_ms, HANG_UP_AGO_MS_MAX)
+    ago_ms = min(ago_ms, AGO_MS_MAX)  # the database counts 5 s of it at most
     with refusals():
         await conn.execute("select billing.stop_meter($1, $2, $3, $4)", now_ms, meter_id, reason, ago_ms)
     return await totals(conn, meter_id)

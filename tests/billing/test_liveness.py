@@ -62,6 +62,23 @@ async def test_pulse_is_not_charged_without_proof_of_both_within_half_the_grace(
     assert await desk.coins(CALLER) == (90, 0, 0)
 
 
+@pytest.mark.parametrize("silent", ["payer", "payee"])
+async def test_proof_of_one_side_is_not_enough_for_a_pulse(desk: Desk, silent: str) -> None:
+    await desk.grant(100)
+    meter = await desk.call(MINUTE)
+    await desk.talk(45_000, meter)
+    proved_ms = desk.now_ms
+    for _ in range(3):
+        desk.now_ms += 5_000
+        if silent == "payer":
+            await desk.hear(meter, payer_ago_ms=None)
+        else:
+            await desk.hear(meter, payee_ago_ms=None)
+        await desk.tick()
+    assert [(e.kind, e.at_ms) for e in await desk.events()] == [("suspended", proved_ms)]
+    assert await desk.coins(CALLER) == (90, 0, 0)
+
+
 async def test_pulse_that_began_in_silence_is_given_back(desk: Desk) -> None:
     """The payer fell silent 4 s before a pulse was due: it was charged in good faith."""
     await desk.grant(100)
