@@ -49,6 +49,8 @@ class Hub:
         self._listeners: dict[str, Control] = {}
         self._restorers: list[Callable[[Sequence[str]], None]] = []
         self._idle: set[Stream] = set()
+        self.gaps = 0  # lost publishes that were noticed and filled
+        self.resyncs = 0  # sockets that were sent for a snapshot
         self._doubtful: set[str] = set()
         self._doubting = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -251,6 +253,7 @@ class Hub:
 
     def _repair(self, stream: Stream) -> None:
         if stream.repair is None:
+            self.gaps += 1
             stream.repair = asyncio.get_running_loop().create_task(self._fill(stream), name="hub-repair")
 
     async def _fill(self, stream: Stream) -> None:
@@ -334,6 +337,7 @@ class Hub:
 
     def _resync(self, stream: Stream, conn: Socket) -> None:
         stream.spare(conn)
+        self.resyncs += 1
         conn.close(CloseCode.RESYNC, CloseCode.RESYNC.reason)
 
     # Sockets.

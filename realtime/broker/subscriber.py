@@ -118,6 +118,7 @@ class Subscriber:
         for channel in channels:
             self._stale.discard(channel)
             self._lost.discard(channel)
+            self._release(channel)
             link = self._channels.pop(channel, None)
             if link is not None:
                 dropped.setdefault(link, []).append(channel)
@@ -207,9 +208,12 @@ class Subscriber:
         for channel in channels:
             if channel in self._channels:
                 self._lost.add(channel)
-            for waiter in self._waiters.pop(channel, ()):
-                if not waiter.done():
-                    waiter.set_exception(TimeoutError())
+            self._release(channel)
+
+    def _release(self, channel: str) -> None:
+        for waiter in self._waiters.pop(channel, ()):
+            if not waiter.done():
+                waiter.set_exception(TimeoutError())
 
     async def _wait(self) -> None:
         """Wait for something to do: channels to place, the end of a backoff, or the next look at the layout."""
@@ -252,5 +256,7 @@ class Subscriber:
             except BaseException:
                 link.abort()
                 raise
+        if link.closed:  # between its greeting and this moment; nobody would notice it later
+            raise ConnectionResetError(f"{address} hung up")
         self._links[address] = link
         return link

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from presence.batch import PresenceUnavailable
 from presence.diffs import Coalescer
 from presence.directory import Directory, Host, Query
 from presence.record import UserState
@@ -19,13 +20,14 @@ from realtime.accounts.messages import HostCard, host_card
 from realtime.accounts.models import HostProfile
 from realtime.broker import Broker, directory_topic
 from realtime.encoded import EncodedEvent
-from realtime.presence_api.messages import PAGE_DEFAULT, HostsDiff, HostsPage
+from realtime.presence_api.messages import PAGE_DEFAULT, PAGE_MAX, HostsDiff, HostsPage
 from realtime.transport.interface import Socket
 
 NEWS: Final = "_hosts"  # a word between hubs
 STREAM: Final = "hosts"
 DIFF: Final = "hosts.diff"
 FLUSH_S: Final = 0.2
+RELOAD_MAX: Final = 1_000  # hosts that a look again reads; watchers of a larger directory see the rest as it changes
 
 States = Callable[[Collection[int]], Awaitable[dict[int, UserState]]]
 _encode = msgspec.json.encode
@@ -76,7 +78,9 @@ class Board:
         self._watchers: dict[int, dict[Socket, None]] = {}
         self._tenant_of: dict[Socket, int] = {}
         self._diffs: dict[int, Coalescer[int, HostNews]] = {}
+        self._shown: dict[int, dict[int, str]] = {}  # hosts that watchers think are there
         self._dirty: set[int] = set()
+        self._reload: set[int] = set()
         self._wake = asyncio.Event()
 
     async def close(self) -> None:
@@ -91,23 +95,19 @@ class Board:
             PresenceUnavailable: Redis cannot be reached.
             BadCursor: the cursor is none of ours.
         """
-        found = await self._directory.query(tenant_id, query, limit=limit, cursor=cursor)
-        states = await self._states([user_id for user_id, _ in found.hosts])
-        hosts = []
-        for user_id, card in found.hosts:
-            state = states[user_id]
-            if state.listed:  # the index may not know yet that she left, or that her node died
-                host = msgspec.json.decode(card, type=HostCard)
-                host.status, host.bookable = state.status.value, state.bookable
-                hosts.append(host)
-        return HostsPage(hosts, found.cursor)
+        found, following = await self._read(tenant_id, query, limit=limit, cursor=cursor)
+        return HostsPage(list(found.values()), following)
 
     async def watch(self, conn: Socket, tenant_id: int) -> list[HostCard]:
         """Send the directory's diffs to a connection; return its first page. Raises PresenceUnavailable."""
         self._watchers.setdefault(tenant_id, {})[conn] = None
         self._tenant_of[conn] = tenant_id
         await self._broker.subscribe(directory_topic(tenant_id))
-        return (await self.page(tenant_id, Query(), limit=PAGE_DEFAULT)).hosts
+        found, _ = await self._read(tenant_id, Query(), limit=PAGE_DEFAULT)
+        if tenant_id in self._watchers:
+            shown = self._shown.setdefault(tenant_id, {})
+            shown.update((user_id, card.user) for user_id, card in found.items())
+        return list(found.values())
 
     def unwatch(self, conn: Socket) -> None:
         """Send no more; also for a connection that is gone."""
@@ -119,7 +119,23 @@ class Board:
         if not watchers:
             del self._watchers[tenant_id]
             self._diffs.pop(tenant_id, None)
+            self._shown.pop(tenant_id, None)
             self._broker.unsubscribe([directory_topic(tenant_id)])
+
+    async def _read(
+        self, tenant_id: int, query: Query, *, limit: int, cursor: str | None = None
+    ) -> tuple[dict[int, HostCard], str | None]:
+        """Return a page by user id, in order, and the next page's cursor."""
+        found = await self._directory.query(tenant_id, query, limit=limit, cursor=cursor)
+        states = await self._states([user_id for user_id, _ in found.hosts])
+        hosts = {}
+        for user_id, card in found.hosts:
+            state = states[user_id]
+            if state.listed:  # the index may not know yet that she left, or that her node died
+                host = msgspec.json.decode(card, type=HostCard)
+                host.status, host.bookable = state.status.value, state.bookable
+                hosts[user_id] = host
+        return hosts, found.cursor
 
     # Writing.
 
@@ -160,13 +176,41 @@ class Board:
                 self._dirty.add(tenant_id)
                 self._wake.set()
 
+    def restored(self, streams: Sequence[str]) -> None:
+        """Topics were without subscription for a while: look again."""
+        wanted = set(streams)
+        self._reload |= {tenant_id for tenant_id in self._watchers if directory_topic(tenant_id) in wanted}
+        if self._reload:
+            self._wake.set()
+
     async def run(self) -> None:
         """Flush what has changed every FLUSH_S, until cancelled."""
         while True:
             await self._wake.wait()
             await asyncio.sleep(FLUSH_S)
             self._wake.clear()
+            for tenant_id in list(self._reload):
+                await self._look_again(tenant_id)
             self._flush()
+
+    async def _look_again(self, tenant_id: int) -> None:
+        """Show the watchers the directory as it is, and take off what they were shown and is no longer there."""
+        current: dict[int, HostCard] = {}
+        cursor: str | None = None
+        try:
+            while len(current) < RELOAD_MAX:
+                found, cursor = await self._read(tenant_id, Query(), limit=PAGE_MAX, cursor=cursor)
+                current |= found
+                if cursor is None:
+                    break
+        except PresenceUnavailable:
+            self._wake.set()  # it stays in `_reload`
+            return
+        self._reload.discard(tenant_id)
+        gone = [user for user_id, user in self._shown.get(tenant_id, {}).items() if user_id not in current]
+        if tenant_id in self._watchers:
+            self._shown[tenant_id] = {user_id: card.user for user_id, card in current.items()}
+            self._send(tenant_id, HostsDiff(list(current.values()), gone if cursor is None else []))
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, set()
@@ -175,11 +219,17 @@ class Board:
             diff = diffs.take() if diffs is not None else None
             if not diff:
                 continue
+            shown = self._shown.setdefault(tenant_id, {})
+            shown.update((user_id, news.user) for user_id, news in diff.joins.items())
+            for user_id in diff.leaves:
+                shown.pop(user_id, None)
             joins = [news.card for news in diff.joins.values() if news.card is not None]
-            data = _encode(HostsDiff(joins, [news.user for news in diff.leaves.values()]))
-            event = EncodedEvent(DIFF, data, stream=STREAM, ts_ms=self._now_ms())
-            for conn in self._watchers.get(tenant_id, ()):
-                conn.send_event(event)
+            self._send(tenant_id, HostsDiff(joins, [news.user for news in diff.leaves.values()]))
+
+    def _send(self, tenant_id: int, diff: HostsDiff) -> None:
+        event = EncodedEvent(DIFF, _encode(diff), stream=STREAM, ts_ms=self._now_ms())
+        for conn in self._watchers.get(tenant_id, ()):
+            conn.send_event(event)
 
 
 def _entry(profile: HostProfile, card: HostCard, version: int) -> Host:

@@ -88,6 +88,7 @@ class Presence:
         self._hub.listen(NEWS, self._feed.heard)
         self._hub.listen(HOST_NEWS, self._board.heard)
         self._hub.on_restored(self._feed.restored)
+        self._hub.on_restored(self._board.restored)
         await self.tracker.start()
         loop = asyncio.get_running_loop()
         for work, name in ((self._tell(), "tell"), (self._feed.run(), "feed"), (self._board.run(), "board")):

@@ -14,7 +14,7 @@ import redis.asyncio as aioredis
 from presence.directory import Query
 from realtime.accounts.models import HostChange
 from realtime.accounts.service import Accounts
-from realtime.broker import Broker
+from realtime.broker import Broker, directory_topic, presence_topic
 from realtime.hub import Hub
 from realtime.outbox import Outbox, OutboxRow
 from realtime.presence_api.service import Presence
@@ -37,6 +37,7 @@ class Node:
     presence: Presence
     accounts: Accounts
     outbox: Outbox
+    hub: Hub
 
     async def sign_in(self, principal: Principal) -> Recorder:
         conn = Recorder()
@@ -72,7 +73,7 @@ async def make(pool: asyncpg.Pool, redis: aioredis.Redis, redis_url: str) -> Asy
         await hub.start()
         await presence.start()
         nodes.append((presence, hub, broker))
-        return Node(presence, accounts, Outbox(pool, Unheard()))
+        return Node(presence, accounts, Outbox(pool, Unheard()), hub)
 
     yield make
     for presence, hub, broker in nodes:
@@ -274,3 +275,49 @@ async def test_a_made_up_cursor_is_invalid_data(one: Node, new_user: NewUser) ->
     with pytest.raises(InvalidData) as caught:
         await one.presence.hosts(await new_user("ben"), Query(), limit=5, cursor="next")
     assert caught.value.details == {"path": "$.cursor"}
+
+
+async def test_what_a_cut_link_hid_from_watchers_is_shown_when_it_is_back(
+    make: MakeNode, new_user: NewUser, redis_url: str
+) -> None:
+    """Both kinds of watchers: of a user, and of the directory."""
+    one, two = await make(), await make()
+    anna, cleo, ben = await new_user("anna", host=True), await new_user("cleo", host=True), await new_user("ben")
+    for host in (anna, cleo):
+        await one.offer(host, price_coins=1)
+    conn = await one.sign_in(anna)
+    viewer = await two.sign_in(ben)
+
+    async def there() -> bool:
+        return await listed(two, ben) == ["anna"]
+
+    await until(there, "she is listed")
+    await two.presence.watch_hosts(viewer, ben)
+    await two.presence.watch(viewer, ben, ["anna", "cleo"])
+    silence(two)
+    await one.presence.disconnected(anna, conn)
+    await one.sign_in(cleo)
+
+    async def changed() -> bool:
+        return await listed(two, ben) == ["cleo"]
+
+    await until(changed, "the directory has changed")
+    await until(lambda: not one.presence._changes, "everything was told")
+    assert heard(viewer, "hosts.diff") == []
+    restore(two, [directory_topic(ben.tenant_id), presence_topic(anna.user_id), presence_topic(cleo.user_id)])
+    await until(lambda: bool(heard(viewer, "hosts.diff") and heard(viewer, "presence.diff")), "watchers are told")
+    diff = heard(viewer, "hosts.diff")[0]
+    assert ([card["user"] for card in diff["joins"]], diff["leaves"]) == (["cleo"], ["anna"])
+    diff = heard(viewer, "presence.diff")[0]
+    assert [[state["user"] for state in diff[which]] for which in ("joins", "leaves")] == [["cleo"], ["anna"]]
+
+
+def silence(node: Node) -> None:
+    """Let no news in, as a cut link does."""
+    node.hub.broker._sink = None
+
+
+def restore(node: Node, topics: list[str]) -> None:
+    """Let news in again and say what was missed, as the subscriber does."""
+    node.hub.broker._sink = node.hub
+    node.hub.restored(topics)
