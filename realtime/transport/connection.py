@@ -1,13 +1,12 @@
-"""One socket after its upgrade: frames in, messages to the handler, joined frames out, deadlines.
+"""One socket after its upgrade: what the product calls on it, its closing handshake, and its deadlines.
 
-Owns the frame path (RFC 6455) and the closing handshake. Must never import dispatch or features: what messages mean
-is the `SocketHandler`'s. It is an asyncio protocol itself, with slots and no task, so that an idle socket costs what
-its few objects cost (docs/decisions/0020).
+The receiving half is receiver.py. Must never import dispatch or features: what messages mean is the `SocketHandler`'s.
+It is an asyncio protocol itself, with slots and no task, so that an idle socket costs what its few objects cost
+(docs/decisions/0020).
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,10 @@ from realtime.protocol.close_codes import CloseCode
 
 from . import frames
 from .deflate import Deflate
-from .fragments import Fragments
-from .frames import BINARY, CLOSE, CONTINUATION, FIN, PING, PING_FRAME, PONG, RSV1, TEXT, FrameError, apply_mask
+from .frames import PING_FRAME, FrameError
 from .interface import Codec, Encoded
 from .outbox import Pending, joined
+from .receiver import ANY_KIND, Receiver
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -27,35 +26,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-MASKED = 0x80
-HEAD_BYTES = 6  # of the shortest frame that a client may send: two, and the mask
-ANY_KIND = -1  # no first byte of a frame: takes every frame out of the fast path
-
-
-class Connection(asyncio.Protocol):
+class Connection(Receiver):
     """A connected socket (`interface.Socket`). Made by the upgrade; gone after `closed` was told to the handler."""
 
     __slots__ = (
-        "_deaf",
-        "_deflate",
-        "_endpoint",
-        "_fragments",
-        "_head",
-        "_need",
-        "_opcode",
-        "_open",
         "_pinged_at",
-        "_reading",
-        "_rest",
-        "_tokens",
-        "_tokens_at",
         "_told",
         "authorization",
-        "codec",
         "deadline",
-        "heard_at",
         "id",
-        "message_opcode",
         "outbox",
         "pending",
         "plain",
@@ -76,10 +55,8 @@ class Connection(asyncio.Protocol):
         authorization: str | None,
         deflate: Deflate | None,
     ) -> None:
-        options = endpoint.options
-        now = monotonic()
+        super().__init__(endpoint, codec, deflate)
         self.id: int = endpoint.next_id()
-        self.codec: Any = codec
         self.principal: Any = None
         self.session: Any = None
         self.remote = remote
@@ -88,23 +65,9 @@ class Connection(asyncio.Protocol):
         self.outbox = endpoint.outbox
         self.pending: Pending | None = None
         self.plain = deflate is None
-        self.heard_at = now
-        self.deadline = now + options.sign_in_timeout_ms / 1_000
+        self.deadline = self.heard_at + endpoint.options.sign_in_timeout_ms / 1_000
         self.wheel_slot = -1
-        self.message_opcode = TEXT
-        self._endpoint = endpoint
-        self._deflate = deflate
-        self._opcode = BINARY if codec is not None and codec.binary else TEXT
-        self._head = ANY_KIND if codec is None else FIN | self._opcode
-        self._fragments: Fragments | None = None
-        self._rest: bytearray | None = None
-        self._need = 0
         self._pinged_at = 0.0
-        self._tokens = options.frames_burst
-        self._tokens_at = now
-        self._reading = True  # neither paused nor closing
-        self._open = True  # no close frame sent or received
-        self._deaf = False  # closing, and nothing that still comes is parsed
         self._told = False
 
     def opened(self) -> None:
@@ -211,9 +174,7 @@ class Connection(asyncio.Protocol):
             return
         if self._open:
             self._say_close(code, frames.close_frame(code, reason))
-        self._deaf = True
-        self._rest = None
-        self._fragments = None
+        self._stop_listening()
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:
@@ -228,6 +189,13 @@ class Connection(asyncio.Protocol):
         except Exception:
             logger.exception("socket %d: the handler failed", self.id)
 
+    def _failed(self, exc: Exception) -> None:
+        if isinstance(exc, FrameError):
+            self._fail(exc.code, exc.reason)
+        else:
+            logger.error("socket %d: the handler failed", self.id, exc_info=exc)
+            self._fail(CloseCode.SERVER_ERROR, CloseCode.SERVER_ERROR.reason)
+
     def overflowed(self, unsent: int) -> None:
         """The outbox found more unsent bytes than the limit: a retryable close, if the peer ever reads so far."""
         logger.info("socket %d is too slow: %d bytes unsent", self.id, unsent)
@@ -239,9 +207,7 @@ class Connection(asyncio.Protocol):
         """Release everything; tells the handler `ABNORMAL` when no close frame was exchanged."""
         self._stop_sending()
         self._reading = True
-        self._deaf = True
-        self._rest = None
-        self._fragments = None
+        self._stop_listening()
         self._endpoint.wheel.discard(self)
         self._endpoint.left(self)
         self._endpoint.gate.left(self.remote, signed_in=self.principal is not None)
@@ -256,157 +222,12 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """See `pause_writing`."""
 
-    def data_received(self, data: bytes) -> None:
-        """Parse what came and hand over each whole message."""
-        self.heard_at = monotonic()
-        if self._rest is None and not self._deaf:
-            try:
-                self._parse(data)
-            except Exception as exc:
-                self._failed(exc)
-        else:
-            self._go_on(data)
-
-    def _go_on(self, data: bytes) -> None:
-        """Parse what came with what was kept, when that makes a whole frame and nobody has paused."""
-        rest = self._rest
-        if rest is None or self._deaf:
-            return
-        rest += data
-        if len(rest) < self._need or not self._reading:
-            return
-        self._rest = None
-        try:
-            self._parse(bytes(rest))
-        except Exception as exc:
-            self._failed(exc)
-
-    def _failed(self, exc: Exception) -> None:
-        if isinstance(exc, FrameError):
-            self._fail(exc.code, exc.reason)
-        else:
-            logger.error("socket %d: the handler failed", self.id, exc_info=exc)
-            self._fail(CloseCode.SERVER_ERROR, CloseCode.SERVER_ERROR.reason)
-
-    def _parse(self, data: bytes) -> None:
-        """Take every whole frame of `data`. Written out flat: it runs for every message."""
-        position = 0
-        size = len(data)
-        need = HEAD_BYTES
-        bytes_max = self._endpoint.options.message_bytes_max
-        received = self._endpoint.handler.received
-        is_text = self._opcode == TEXT
-        while self._reading and size - position >= HEAD_BYTES:
-            length = data[position + 1]
-            if length < 254:
-                length -= MASKED
-                body = position + 6
-            elif length == 254:
-                body = position + 8
-                length = data[position + 2] << 8 | data[position + 3]
-            else:
-                need = 14
-                body = position + need
-                if size < body:
-                    break
-                length = int.from_bytes(data[position + 2 : position + 10])
-            end = body + length
-            if end > size or length < 0 or length > bytes_max:
-                need = end - position
-                break
-            need = HEAD_BYTES
-            payload = apply_mask(data[body:end], data[body - 4 : body])
-            head = data[position]
-            position = end
-            self._tokens -= 1
-            if self._tokens < 0:
-                self._refill()
-            if head == self._head:
-                if is_text and not payload.isascii():
-                    frames.check_text(payload)
-                received(self, payload)
-            else:
-                self._take_frame(head, payload)
-            if self._deaf:
-                return
-        if position < size:
-            self._keep(data[position:], need)
-
-    def _keep(self, rest: bytes, need: int) -> None:
-        """Keep the start of a frame until `need` bytes are there, unless its head alone is wrong already."""
-        if self._reading and len(rest) >= 2:
-            length = rest[1] & 0x7F
-            if not rest[1] & MASKED:
-                raise FrameError(frames.PROTOCOL_ERROR, "frame is not masked")
-            frames.check_head(rest[0], length, compressed=self._deflate is not None)
-            if length == 126 and len(rest) >= 4:
-                length = rest[2] << 8 | rest[3]
-            elif length == 127 and len(rest) >= 10:
-                length = int.from_bytes(rest[2:10])
-            if length > self._endpoint.options.message_bytes_max:
-                raise FrameError(frames.TOO_LARGE, "frame is too large")
-        self._rest = bytearray(rest)
-        self._need = need
-
-    def _take_frame(self, head: int, payload: bytes) -> None:
-        """Everything but a whole, plain message of the connection's own kind."""
-        frames.check_head(head, len(payload), compressed=self._deflate is not None)
-        opcode = head & 0x0F
-        if opcode == PING:
-            self.send_frame(frames.frame(payload, PONG))
-        elif opcode == CLOSE:
-            self._take_close(payload)
-        elif opcode == CONTINUATION:
-            self._take_fragment(head, payload)
-        elif opcode != PONG:
-            if self._fragments is not None:
-                raise FrameError(frames.PROTOCOL_ERROR, "message inside a message")
-            if self.codec is not None and opcode != self._opcode:
-                raise FrameError(CloseCode.MALFORMED, "wrong kind of frame for this subprotocol")
-            if head & FIN:
-                self._take_message(head, payload)
-            else:
-                self._head = ANY_KIND  # until the last fragment: a whole message would now be an error
-                self._fragments = Fragments(head)
-                self._take_fragment(head, payload)
-
-    def _take_fragment(self, head: int, payload: bytes) -> None:
-        fragments = self._fragments
-        if fragments is None:
-            raise FrameError(frames.PROTOCOL_ERROR, "continuation of nothing")
-        fragments.add(payload, self._endpoint.options.message_bytes_max)
-        if head & FIN:
-            self._fragments = None
-            if self.codec is not None and self._open:
-                self._head = FIN | self._opcode
-            self._take_message(fragments.head, fragments.message())
-
-    def _take_message(self, head: int, payload: bytes) -> None:
-        """A message that was compressed or in parts, or comes to a connection that takes both kinds."""
-        if head & RSV1 and self._deflate is not None:
-            payload = self._deflate.inflate(payload, self._endpoint.options.message_bytes_max)
-        self.message_opcode = head & 0x0F
-        if self.message_opcode == TEXT:
-            frames.check_text(payload)
-        if self._open:
-            self._endpoint.handler.received(self, payload)
-
     def _take_close(self, payload: bytes) -> None:
         code = frames.parse_close(payload)
         if self._open:
             self._say_close(code, frames.close_frame(code))
         self._deaf = True
         self.transport.close()
-
-    def _refill(self) -> None:
-        """The bucket is empty: add what has accrued, or end the flood."""
-        options = self._endpoint.options
-        now = monotonic()
-        accrued = int((now - self._tokens_at) * options.frames_per_s)
-        self._tokens = min(options.frames_burst, accrued) - 1
-        self._tokens_at = now
-        if self._tokens < 0:
-            raise FrameError(CloseCode.RATE_LIMITED, CloseCode.RATE_LIMITED.reason)
 
     # -- wheel.Timed -------------------------------------------------------------------------------------------------
 
