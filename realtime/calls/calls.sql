@@ -34,6 +34,10 @@ select * from realtime.calls where id = any($1::uuid[]) order by id for no key u
 -- In: now, limit. Out: live calls whose deadline has passed, locked; those that others work on are left out.
 select * from realtime.calls where deadline_ms <= $1 order by deadline_ms limit $2 for no key update skip locked
 
+-- name: postpone
+-- In: live calls, their new deadline.
+update realtime.calls set deadline_ms = $2 where id = any($1::uuid[]) and state <> 'ended'
+
 -- name: ms_to_deadline
 -- Out: milliseconds until the earliest deadline of all live calls (negative: it has passed), or null.
 select min(deadline_ms) - (extract(epoch from clock_timestamp()) * 1000)::bigint

@@ -157,12 +157,19 @@ class Conductor:
                 self._released(tx, call)
         return after
 
-    async def apply_each(self, tx: Tx, calls: Mapping[UUID, Call], changes: Sequence[Change], now_ms: int) -> None:
-        """Apply a batch; if it fails, apply it call by call, so that one bad call does not hold up the others."""
+    async def apply_each(
+        self, tx: Tx, calls: Mapping[UUID, Call], changes: Sequence[Change], now_ms: int
+    ) -> list[UUID]:
+        """Apply a batch; if it fails, apply it call by call, so that one bad call does not hold up the others.
+
+        Returns:
+            the calls that failed by themselves; nothing of theirs was written or told.
+        """
+        failed: list[UUID] = []
         try:
             async with tx.conn.transaction():
                 await self.apply(tx, calls, changes, now_ms)
-                return
+                return failed
         except Exception as exc:
             if tx.conn.is_closed():
                 raise  # nothing of this transaction stays, and the whole batch will be taken again
@@ -176,6 +183,8 @@ class Conductor:
                 if tx.conn.is_closed():
                     raise
                 log.exception("call_change_failed", call_id=str(call_id), events=[type(c.event).__name__ for c in mine])
+                failed.append(call_id)
+        return failed
 
     async def _one(self, tx: Tx, after: dict[UUID, Call], change: Change, notes: list[Note], now_ms: int) -> None:
         before = after[change.call_id]

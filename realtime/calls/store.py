@@ -72,6 +72,10 @@ class CallStore:
         """Return calls whose deadline has passed, locked, without those that another worker holds."""
         return [_call(row) for row in await conn.fetch(self._sql["claim_due"], now_ms, limit)]
 
+    async def postpone(self, conn: asyncpg.Connection, call_ids: Sequence[UUID], deadline_ms: int) -> None:
+        """Move the deadlines of live calls that this transaction has locked."""
+        await conn.execute(self._sql["postpone"], call_ids, deadline_ms)
+
     async def ms_to_deadline(self, conn: asyncpg.Connection) -> int:
         """Return how long until the earliest deadline, in milliseconds; a day when there is none."""
         wait_ms: int | None = await conn.fetchval(self._sql["ms_to_deadline"])

@@ -36,6 +36,7 @@ log = structlog.get_logger()
 DUE_BATCH: Final = 200  # calls of one look at the deadlines: locks are held while they are worked on
 DUE_POLL_MS_MAX: Final = 250  # a missed call may be told this much late
 DUE_POLL_MS_MIN: Final = 20
+FAILED_AGAIN_MS: Final = 30_000  # for a call that cannot be ended: it must not stand before all others again at once
 NEWS_BATCH: Final = 500  # meter events of one transaction
 NEWS_POLL_S: Final = 0.1  # when nobody wakes us: the meters run in another process
 PROVE_EVERY_S: Final = 2.0  # with reports of 5 s it keeps a living side within half of a 15 s grace
@@ -59,7 +60,9 @@ class Deadlines:
             due = {call.call_id: call for call in await self._store.claim_due(tx.conn, now, DUE_BATCH)}
             if due:
                 changes = [Change(call_id, DeadlinePassed()) for call_id in due]
-                await self._conductor.apply_each(tx, due, changes, now)
+                failed = await self._conductor.apply_each(tx, due, changes, now)
+                if failed:
+                    await self._store.postpone(tx.conn, failed, now + FAILED_AGAIN_MS)
         return len(due)
 
     async def run(self) -> None:

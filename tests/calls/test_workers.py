@@ -13,7 +13,7 @@ from billing import metering
 from realtime.accounts.service import Accounts
 from realtime.calls.conductor import Change
 from realtime.calls.model import Call, Limits, MediaUp, Reason, Side, State
-from realtime.calls.workers import Deadlines, MeterNews, Proofs
+from realtime.calls.workers import FAILED_AGAIN_MS, Deadlines, MeterNews, Proofs
 from realtime.protocol.principal import Principal
 from tests.calls.world import Phone, World
 
@@ -208,6 +208,28 @@ async def test_one_broken_call_does_not_hold_up_the_news_of_others(world: World,
     await world.talk(*[call_id for _, call_id in pairs], ms=61_000)
     charged = [(await world.names(ann)).count("call.charged") for ann, _ in pairs]
     assert charged == [2, 1, 2]
+
+
+async def test_call_that_cannot_be_ended_does_not_stand_before_the_others(
+    world: World, owner: asyncpg.Connection
+) -> None:
+    """A fault planted in the database for one call only, whose deadline is the first."""
+    calls = []
+    for n in range(3):
+        ann, mia = await world.user(f"ann{n}", coins=100), await world.host(f"mia{n}")
+        calls.append(await world.ring(ann, mia))
+        world.clock.forward(1)
+    await owner.execute(
+        f"alter table realtime.calls add constraint planted check (id <> '{calls[0]}' or state <> 'ended') not valid"
+    )
+    world.clock.forward(world.limits.ring_timeout_ms)
+    assert await world.deadlines.sweep() == 3
+    assert [(await world.call(call_id)).live for call_id in calls] == [True, False, False]
+    assert await world.deadlines.sweep() == 0, "it waits before it is tried again"
+    world.clock.forward(FAILED_AGAIN_MS)
+    await owner.execute("alter table realtime.calls drop constraint planted")
+    assert await world.deadlines.sweep() == 1
+    assert not (await world.call(calls[0])).live
 
 
 async def test_charge_that_is_heard_of_after_the_end_still_tells_the_wallets(world: World) -> None:
