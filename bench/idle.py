@@ -1,5 +1,7 @@
 """What signed-in sockets cost that do nothing: memory each, and the processor's share for their heartbeats.
 
+`per_s` and the CPU times each are those of signing in, once for each socket.
+
 `kb_per_socket` is the growth of the server processes' resident memory over so many sockets, each a user of its own and
 a followed stream; Valkey's and the kernel's share are apart. More sockets than one process may open files need
 `--workers`.
@@ -36,9 +38,9 @@ def run(options: argparse.Namespace) -> Figures:
     with bench() as native, native.server("--workers", str(options.workers), **settings) as server:
         list(_open(native, server, WARM_SOCKETS, "warm"))
         before, valkey_before = _resident_kb(server)
-        began = time.monotonic()
+        began, cpu = time.monotonic(), cpu_seconds(server.pid)
         loads = list(_open(native, server, options.sockets, "idle"))
-        opened_s = time.monotonic() - began
+        opened_s, opening = time.monotonic() - began, cpu_seconds(server.pid) - cpu
         after, valkey_after = _resident_kb(server)
         cpu = cpu_seconds(server.pid)
         time.sleep(options.seconds)
@@ -52,6 +54,9 @@ def run(options: argparse.Namespace) -> Figures:
         "valkey_kb_per_socket": round((valkey_after - valkey_before) / options.sockets, 2),
         "server_rss_mb": round(after / 1024),
         "per_s": round(options.sockets / opened_s),
+        "server_cpu_us_each": round(opening.server / options.sockets * 1e6),
+        "postgres_cpu_us_each": round(opening.postgres / options.sockets * 1e6),
+        "valkey_cpu_us_each": round(opening.valkey / options.sockets * 1e6),
         "idle_cpu_percent": round(idle.server / options.seconds * 100, 2),
         "idle_valkey_cpu_percent": round(idle.valkey / options.seconds * 100, 2),
         "generators_with_all_sockets": alive,

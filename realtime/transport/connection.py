@@ -212,6 +212,7 @@ class Connection(Receiver):
         self._endpoint.left(self)
         self._endpoint.gate.left(self.remote, signed_in=self.principal is not None)
         self._tell_closed(frames.ABNORMAL)
+        self.session = None  # it holds this connection: as a cycle both would wait for the collector
 
     def eof_received(self) -> None:
         """The transport closes itself after this."""

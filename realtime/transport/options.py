@@ -52,7 +52,7 @@ class SocketOptions:
     frames_burst: int = 500
 
     request_timeout_ms: int = 10_000
-    """From accepting a connection to its whole request head, and for a TLS handshake."""
+    """From a connection (with TLS, from the end of its handshake) to its whole request head."""
 
     sign_in_timeout_ms: int = 10_000
     """From the upgrade to a sign-in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -216,6 +217,42 @@ async def test_a_paused_socket_can_be_closed(harness: Harness) -> None:
         await recorder.until(lambda: bool(recorder.messages))
         recorder.sockets[0].close(CloseCode.REPLACED)
         assert await closed_with(ws) == CloseCode.REPLACED
+
+
+async def test_a_connection_that_is_gone_is_freed_without_the_collector(harness: Harness) -> None:
+    freed: list[int] = []
+
+    class Session:
+        """What dispatch keeps on a connection: it holds the connection, too."""
+
+        def __init__(self, conn: Connection) -> None:
+            self.conn = conn
+
+        def __del__(self) -> None:
+            freed.append(self.conn.id)
+
+    class Handler:
+        def connected(self, conn: Connection) -> None:
+            conn.session = Session(conn)
+
+        def received(self, conn: Connection, payload: bytes) -> None:
+            conn.send_reply(payload)
+
+        def closed(self, conn: Connection, code: int) -> None:
+            pass
+
+    server = await harness.serve(Handler())
+    gc.disable()
+    try:
+        async with client(server) as ws:
+            await ws.send("x")
+            await ws.recv()
+        (await harness.raw(server)).writer.transport.abort()
+        async with asyncio.timeout(WAIT_S):
+            while sorted(freed) != [1, 2]:
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 async def test_a_closed_socket_takes_every_call_without_harm(harness: Harness) -> None:
