@@ -2,7 +2,7 @@
 the project.
 
     unix:///run/valkey.sock            redis://[user:password@]host:port/0       rediss://... (TLS)
-    redis+sentinel://[user:password@]host:port,host:port/0?service=mymaster      rediss+sentinel://...
+    redis+sentinel://[user:password@]host:port,host:port/mymaster/0              rediss+sentinel://...
     redis+cluster://[user:password@]host:port,host:port                          rediss+cluster://...
 
 Further query parameters are those of redis-py (`ssl_ca_certs`, `ssl_check_hostname`, ...); for Sentinel itself
@@ -98,7 +98,9 @@ def read_url(url: str) -> RedisUrl:
             raise BadRedisUrl("unix:// needs the path of a socket")
     for name in ("connection_class", "host", "port"):
         options.pop(name, None)
-    service = options.pop("service", DEFAULT_SERVICE)
+    service, db = _path(parts.path) if kind == "sentinel" else ("", options.get("db", 0))
+    options.pop("db", None)
+    service = options.pop("service", service or DEFAULT_SERVICE)
     sentinel_username, sentinel_password = options.pop("sentinel_username", ""), options.pop("sentinel_password", "")
     return RedisUrl(
         kind={"": "single", "sentinel": "sentinel", "cluster": "cluster"}[kind],  # type: ignore[arg-type]
@@ -109,9 +111,20 @@ def read_url(url: str) -> RedisUrl:
         sentinel_username=sentinel_username,
         sentinel_password=sentinel_password,
         tls=_tls(options) if scheme == "rediss" else None,
-        db=0 if kind == "cluster" else options.pop("db", 0),
+        db=0 if kind == "cluster" else db,
         options=options,
     )
+
+
+def _path(path: str) -> tuple[str, int]:
+    """Return the service and the database that the path of a Sentinel URL names: `/calls`, `/1` or `/calls/1`."""
+    service, db = "", 0
+    for part in path.strip("/").split("/"):
+        if part.isdecimal():
+            db = int(part)
+        elif part:
+            service = part
+    return service, db
 
 
 def _addresses(hosts: str, default_port: int) -> tuple[Address, ...]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Final
 
 CHUNK: Final = 64 * 1024
 
 
 class Proxy:
-    """Forwards connections to `127.0.0.1:port` until it is told not to."""
+    """Forwards connections to `127.0.0.1:port` until it is told not to; takes TLS off when a context is given."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._target_port = target_port
         self._open = asyncio.Event()
         self._open.set()
@@ -21,7 +23,7 @@ class Proxy:
         self.port = 0
 
     async def start(self) -> Proxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

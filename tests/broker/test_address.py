@@ -23,6 +23,9 @@ def test_sentinels_name_a_service_and_have_passwords_of_their_own() -> None:
     assert url.kind == "sentinel"
     assert url.addresses == (Address("s1", 1), Address("s2", 2), Address("s3", 26379))
     assert (url.service, url.password, url.sentinel_password, url.db) == ("calls", "pw", "other", 1)
+    by_path = read_url("redis+sentinel://s1,s2/calls/2")
+    assert (by_path.service, by_path.db) == ("calls", 2)
+    assert read_url("redis+sentinel://s1").service == "mymaster"
 
 
 def test_a_cluster_has_one_database() -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import redis.asyncio as aioredis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from realtime.broker import Broker, user_stream
 from realtime.broker.address import Address
@@ -15,6 +21,7 @@ from realtime.broker.pipeline import PENDING_MAX
 from realtime.broker.wire import Wire
 from realtime.protocol.errors import Unavailable
 from tests.broker.conftest import MakeNode, Node
+from tests.broker.proxy import Proxy
 from tests.broker.support import Recorder, Valkey, free_ports, outgoing, until
 
 USER = 7
@@ -134,3 +141,53 @@ async def test_a_closed_broker_refuses(redis_url: str) -> None:
     await broker.close()
     with pytest.raises(Unavailable):
         await broker.publish([outgoing(USER, 2)])
+
+
+async def test_tls_is_used_for_commands_and_news_and_the_certificate_is_checked(
+    make_node: MakeNode, folder: Path
+) -> None:
+    server = Valkey(folder, port=free_ports(1)[0]).start()
+    certificate, key = self_signed(folder)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    proxy = await Proxy(server.port, tls=context).start()
+    try:
+        node = await make_node(f"rediss://localhost:{proxy.port}?ssl_ca_certs={certificate}")
+        conn = Recorder()
+        await node.hub.open_stream(conn, USER, None)
+        node.hub.flow(conn)
+        assert await node.broker.publish([outgoing(USER, 1)]) == [1]
+        await until(lambda: conn.offsets() == [1], "the event came")
+        assert await node.broker.backend.client.ping()
+
+        stranger = await make_node(f"rediss://localhost:{proxy.port}")
+        with pytest.raises(Unavailable, match="certificate"):
+            await stranger.broker.publish([outgoing(USER, 2)])
+    finally:
+        await proxy.close()
+        server.kill()
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for localhost; return it and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = folder / "certificate.pem", folder / "key.pem"
+    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return certificate_file, key_file

@@ -32,7 +32,7 @@ class Deployment:
 
     @property
     def url(self) -> str:
-        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}?service=calls"
+        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/calls"
 
 
 class SentinelProcess(Valkey):
