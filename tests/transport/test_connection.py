@@ -221,6 +221,7 @@ async def test_a_paused_socket_can_be_closed(harness: Harness) -> None:
 
 async def test_a_connection_that_is_gone_is_freed_without_the_collector(harness: Harness) -> None:
     freed: list[int] = []
+    both = asyncio.Event()
 
     class Session:
         """What dispatch keeps on a connection: it holds the connection, too."""
@@ -230,6 +231,8 @@ async def test_a_connection_that_is_gone_is_freed_without_the_collector(harness:
 
         def __del__(self) -> None:
             freed.append(self.conn.id)
+            if len(freed) == 2:
+                both.set()
 
     class Handler:
         def connected(self, conn: Connection) -> None:
@@ -249,8 +252,7 @@ async def test_a_connection_that_is_gone_is_freed_without_the_collector(harness:
             await ws.recv()
         (await harness.raw(server)).writer.transport.abort()
         async with asyncio.timeout(WAIT_S):
-            while sorted(freed) != [1, 2]:
-                await asyncio.sleep(0.01)
+            await both.wait()
     finally:
         gc.enable()
 
