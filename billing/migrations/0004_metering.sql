@@ -89,6 +89,27 @@ begin
 end
 $$;
 
+-- In: locked meters that are to end. Effect: the wallets that this takes are locked, in the one order; a payer's wallet
+-- that somebody else holds is not waited for, because others may be held already. Out: the meters whose wallets are held.
+create function billing.lock_for_end(p_meters uuid[]) returns uuid[]
+language plpgsql set search_path = billing, pg_temp as $$
+declare
+    v_meters uuid[];
+begin
+    with payers as materialized (
+        select w.user_id from spending_wallets w
+        where w.user_id in (select m.payer_id from meters m where m.meter_id = any (p_meters))
+        order by w.user_id for no key update skip locked
+    )
+    select array_agg(m.meter_id order by m.meter_id) into v_meters
+    from payers w join meters m on m.payer_id = w.user_id where m.meter_id = any (p_meters);
+    perform from earning_wallets e
+    where e.user_id in (select m.payee_id from meters m where m.meter_id = any (v_meters))
+    order by e.user_id for no key update;
+    return coalesce(v_meters, '{}');
+end
+$$;
+
 -- In: a meter. Effect: the first pulse is charged and the meter runs; when the wallet does not reach, the meter
 -- ends with insufficient_funds and no charge. Once: later calls change nothing. Out: the state now.
 -- Free seconds come before the first pulse, as far as the payer has not used up his day's.
@@ -384,34 +405,41 @@ $$;
 create function billing.watch_suspended(p_now bigint, p_limit int) returns int
 language plpgsql security definer set search_path = billing, pg_temp as $$
 declare
-    x record;
-    n int := 0;
+    v_resumed uuid[];
+    v_lost uuid[];
 begin
-    for x in
-        select m.meter_id, m.due_ms, m.suspended_ms, m.grace_ms, m.price, m.period, m.pulse_ms,
-               silent_side(p, m.grace_ms) as gone, silent_side(p, m.grace_ms / 2) as silent,
-               coalesce(both_heard(p) >= p_now - m.grace_ms / 2, false) as fresh
+    with suspended as (
+        select m.meter_id, p,
+               silent_side(p, m.grace_ms) is null and coalesce(both_heard(p) >= p_now - m.grace_ms / 2, false) as fresh
         from meters m left join meter_proofs p using (meter_id)
         where m.state = 'suspended'
           and (silent_side(p, m.grace_ms) is not null or m.paused_ms + p_now - m.paused_from_ms > 60000
                or coalesce(both_heard(p) >= p_now - m.grace_ms / 2, false))
         limit p_limit for no key update of m skip locked
-    loop
-        n := n + 1;
-        if x.fresh and x.gone is null then
-            update meters
-            set state = 'running', running_since_ms = p_now, due_ms = p_now + x.due_ms - x.suspended_ms,
-                slot = slot_of(p_now + x.due_ms - x.suspended_ms, x.pulse_ms),
-                paused_ms = paused_ms + greatest(p_now - paused_from_ms, 0), suspended_ms = null, paused_from_ms = null
-            where meter_id = x.meter_id;
-            update meter_pauses set until_ms = p_now where meter_id = x.meter_id and until_ms is null;
-            insert into meter_events (meter_id, at_ms, funded_until_ms, price, period, kind)
-            select x.meter_id, p_now, due_ms, x.price, x.period, 'resumed' from meters where meter_id = x.meter_id;
-        else
-            perform lose(p_now, x.meter_id, x.suspended_ms, coalesce(x.gone, x.silent));
-        end if;
-    end loop;
-    return n;
+    )
+    select array_agg(meter_id) filter (where fresh), array_agg(meter_id) filter (where not fresh)
+    into v_resumed, v_lost from suspended;
+    perform resume(p_now, x) from unnest(v_resumed) x;
+    if v_lost is not null then
+        perform lose(p_now, m.meter_id, m.suspended_ms, coalesce(silent_side(p, m.grace_ms), silent_side(p, m.grace_ms / 2)))
+        from unnest(lock_for_end(v_lost)) x join meters m on m.meter_id = x left join meter_proofs p on p.meter_id = x;
+    end if;
+    return coalesce(cardinality(v_resumed), 0) + coalesce(cardinality(v_lost), 0);
+end
+$$;
+
+-- In: a locked, suspended meter. Effect: it goes on, what was funded and not used moved along.
+create function billing.resume(p_now bigint, p_meter uuid) returns void
+language plpgsql set search_path = billing, pg_temp as $$
+begin
+    update meters
+    set state = 'running', running_since_ms = p_now, due_ms = p_now + due_ms - suspended_ms,
+        slot = slot_of(p_now + due_ms - suspended_ms, pulse_ms),
+        paused_ms = paused_ms + greatest(p_now - paused_from_ms, 0), suspended_ms = null, paused_from_ms = null
+    where meter_id = p_meter;
+    update meter_pauses set until_ms = p_now where meter_id = p_meter and until_ms is null;
+    insert into meter_events (meter_id, at_ms, funded_until_ms, price, period, kind)
+    select p_meter, p_now, due_ms, price, period, 'resumed' from meters where meter_id = p_meter;
 end
 $$;
 
@@ -425,7 +453,8 @@ as $$
 declare
     v_now bigint := moment(p_now);
     v_count int;
-    x record;
+    v_silent uuid[];
+    v_ending uuid[];
 begin
     update meter_proofs p
     set payer_heard_ms = case when r.payer_ago is null then p.payer_heard_ms
@@ -448,19 +477,21 @@ begin
         order by u.meter_id
         on conflict do nothing;
     end if;
-    for x in
-        select m.meter_id
+    select array_agg(x.meter_id), array_agg(x.meter_id) filter (where x.ends) into v_silent, v_ending
+    from (
+        select m.meter_id, m.pauses >= 3 or silent_side(p, m.grace_ms) is not null as ends
         from (select * from unnest(p_meters, p_payer_ago, p_payee_ago) as u (meter_id, payer_ago, payee_ago)
               where greatest(payer_ago, payee_ago) > 1000 order by meter_id) r
         join meters m on m.meter_id = r.meter_id
+        join meter_proofs p on p.meter_id = r.meter_id
         where m.state = 'running' and greatest(r.payer_ago, r.payee_ago) > m.grace_ms / 2
+          and silent_side(p, m.grace_ms / 2) is not null
         for no key update of m skip locked
-    loop
-        if silent_side((select p from meter_proofs p where p.meter_id = x.meter_id),
-                       (select grace_ms / 2 from meters where meter_id = x.meter_id)) is not null then
-            perform suspend(v_now, x.meter_id);
-        end if;
-    end loop;
+    ) x;
+    perform suspend(v_now, x) from unnest(v_silent) x where x <> all (coalesce(v_ending, '{}'));
+    if v_ending is not null then
+        perform suspend(v_now, x) from unnest(lock_for_end(v_ending)) x;
+    end if;
 end
 $$;
 grant execute on function billing.prove to talkmeter_app;

@@ -20,6 +20,7 @@ declare
     v_handled int;
     v_claimed uuid[];
     v_unproved uuid[];
+    v_ending uuid[];
     v_paid int;
     v_charged int;
     v_advanced int;
@@ -101,13 +102,18 @@ begin
     if (v_paid, v_paid) is distinct from (v_charged, v_advanced) then
         raise exception 'tick: % payments, % charges, % meters', v_paid, v_charged, v_advanced;
     end if;
-    if v_paid < v_fresh then
-        perform exhaust(v_now, x.meter_id)
-        from (select m.meter_id from meters m join spending_wallets w on w.user_id = m.payer_id
-              where m.meter_id = any (v_claimed) and m.due_ms <= v_now and (w.restricted or w.paid + w.promo < m.price)
-              order by w.user_id for no key update of w) x;
+    -- Those that end take more wallets; none of them is waited for here.
+    if v_paid < v_fresh or v_unproved is not null then
+        select array_agg(m.meter_id) into v_ending
+        from meters m
+        left join meter_proofs p using (meter_id)
+        join spending_wallets w on w.user_id = m.payer_id
+        where m.meter_id = any (v_claimed) and m.due_ms <= v_now and (w.restricted or w.paid + w.promo < m.price)
+           or m.meter_id = any (v_unproved) and (m.pauses >= 3 or silent_side(p, m.grace_ms) is not null);
+        perform suspend(v_now, x) from unnest(v_unproved) x where x <> all (coalesce(v_ending, '{}'));
+        perform case when x = any (v_unproved) then suspend(v_now, x) else exhaust(v_now, x) end
+        from unnest(lock_for_end(v_ending)) x;
     end if;
-    perform suspend(v_now, x) from unnest(v_unproved) x;
     return v_handled + case when p_only is null then watch_suspended(v_now, p_limit) else 0 end;
 end
 $$;

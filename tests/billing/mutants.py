@@ -108,8 +108,8 @@ MUTANTS = (
     Mutant(
         "resume charges the silence",
         METERING,
-        "due_ms = p_now + x.due_ms - x.suspended_ms,",
-        "due_ms = greatest(p_now, x.due_ms),",
+        "due_ms = p_now + due_ms - suspended_ms,\n",
+        "due_ms = greatest(p_now, due_ms),\n",
     ),
     Mutant("silence is charged", TICKS, "from claimed q where q.fresh) x", "from claimed q) x"),
     Mutant(
@@ -127,8 +127,8 @@ MUTANTS = (
     Mutant(
         "lost call ends now, not at the last proof",
         METERING,
-        "perform lose(p_now, x.meter_id, x.suspended_ms,",
-        "perform lose(p_now, x.meter_id, least(p_now, x.due_ms),",
+        "perform lose(p_now, m.meter_id, m.suspended_ms,",
+        "perform lose(p_now, m.meter_id, least(p_now, m.due_ms),",
     ),
     Mutant("pauses without end", METERING, "is not null or m.pauses >= 3 then", "is not null then"),
     Mutant(

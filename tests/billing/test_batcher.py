@@ -50,9 +50,12 @@ async def test_everybody_gets_his_own_outcome(desk: Desk, batcher: TransferBatch
     await desk.grant(9, user_id=OTHER)
     rich = [rose() for _ in range(12)]
     outcomes = await asyncio.gather(*(outcome(batcher, t) for t in [*rich, rose(OTHER), rose(999), rich[0]]))
-    assert sorted(outcomes[:12]) == ["done"] * 9 + ["insufficient_funds"] * 3
+    # The repeat may overtake the first: then that one is told that it was booked already.
+    paid = [told in ("done", "replayed") for told in outcomes]
+    assert paid[:12].count(True) == 9
+    assert outcomes[:12].count("insufficient_funds") == 3
     assert outcomes[12:14] == ["insufficient_funds", "unknown_account"]
-    assert outcomes[14] in ("done", "replayed")
+    assert paid[14] == paid[0]
     assert await desk.coins(CALLER) == (5, 0, 0)
     assert await desk.coins(HOST) == (0, 0, 9 * 8)
 
