@@ -14,7 +14,7 @@ from typing import Final
 from presence.batch import Batch, Script
 
 HEARTBEAT_S: Final = 3.0
-TTL_MS: Final = 10_000  # three missed heartbeats; with the sweep after it users are offline within 15 s
+TTL_MS: Final = 9_000  # three missed heartbeats; with the next one of another node, which sweeps, 12 s
 STALE_S: Final = 2 * HEARTBEAT_S  # a process that only asks has no heartbeat of its own
 UNKNOWN_MAX: Final = 1_000  # names of nodes long dead, remembered until the next heartbeat
 

@@ -52,6 +52,7 @@ class _Local:
 
     person: Person
     connections: list[tuple[int, str]] = field(default_factory=list)
+    listed: str = ""  # the name under which this node has the user in its list
     mode: Mode | None = None
     away: set[str] | None = None
 
@@ -87,6 +88,7 @@ class Tracker:
         self._busy_of = busy_of
         self._heartbeat_s = heartbeat_s
         self._local: dict[int, _Local] = {}
+        self._leaving: set[int] = set()  # users to be taken off this node's list
         self._dirty: set[int] = set()  # users whose record may not say what this node knows
         self._slices: Iterator[list[int]] = iter(())
         self._task: asyncio.Task[None] | None = None
@@ -127,6 +129,7 @@ class Tracker:
             local.connections = _others(local, connection_id)
             if not local.connections:
                 del self._local[user_id]
+                self._leaving.add(user_id)
         field_ = connection_field(self._nodes.name, connection_id)
         return await self._attempt(user_id, ["del", field_, "", "seen", "", ""])
 
@@ -209,6 +212,9 @@ class Tracker:
 
     def _repair(self, user_id: int) -> list[str]:
         """Return the steps that make a record say what this node knows, and no more."""
+        local = self._local.get(user_id)
+        if local is not None:
+            local.listed = ""  # the list may be lost as well
         return ["cut", self._mine, "", *self._known(user_id)]
 
     def _known(self, user_id: int) -> list[str]:
@@ -246,14 +252,18 @@ class Tracker:
             tell_all: tell of every user: an earlier write may have changed the record without an answer.
         """
         answers = []
-        users_key = self._users_key(self._nodes.name)
+        node = self._nodes.name
+        users_key = self._users_key(node)
         for user_id in user_ids:
-            if user_id in self._local:  # before the record: what is in no list would never be swept
+            local = self._local.get(user_id)
+            if local is not None and local.listed != node:  # before the record: who is in no list is never swept
+                local.listed = node
                 self._batch.command("SADD", users_key, user_id)
             answers.append(
                 (user_id, self._batch.run(self._change, (self._key(user_id),), RECORD_TTL_MS, *steps(user_id)))
             )
-            if user_id not in self._local:
+            if local is None and user_id in self._leaving:
+                self._leaving.discard(user_id)
                 self._batch.command("SREM", users_key, user_id)
         done = [(user_id, *(await answer)) for user_id, answer in answers]
         await self._look_up(after for *_, after in done)

@@ -60,9 +60,9 @@ class Feed:
 
     # Watching.
 
-    def watched(self, conn: Socket) -> int:
-        """Return how many users a connection watches."""
-        return len(self._watched.get(conn, ()))
+    def watched_with(self, conn: Socket, user_ids: Iterable[int]) -> int:
+        """Return how many users a connection would watch if these were added."""
+        return len(self._watched.get(conn, set()).union(user_ids))
 
     async def watch(self, conn: Socket, user_ids: Collection[int]) -> dict[int, UserState]:
         """Watch users; return their states now. Raises PresenceUnavailable."""

@@ -148,7 +148,7 @@ class Presence:
             Unavailable: Redis cannot be reached.
         """
         ids = await self._visible(principal, users)
-        if self._feed.watched(conn) + len(ids) > WATCHED_MAX:
+        if self._feed.watched_with(conn, ids.values()) > WATCHED_MAX:
             raise TooManyPending(f"a connection watches at most {WATCHED_MAX} users", limit=WATCHED_MAX)
         with _answered():
             states = await self._feed.watch(conn, ids.values())

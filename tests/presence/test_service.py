@@ -192,6 +192,7 @@ async def test_a_connection_watches_a_limited_number(one: Node, pool: asyncpg.Po
     assert len(await one.presence.watch(conn, ben, names[:500])) == 500
     with pytest.raises(TooManyPending):
         await one.presence.watch(conn, ben, names[500:])
+    assert len(await one.presence.watch(conn, ben, names[:100])) == 100, "those that it watches already are no more"
 
 
 async def test_hosts_appear_and_disappear_with_their_presence(one: Node, two: Node, new_user: NewUser) -> None:
