@@ -70,7 +70,8 @@ def _open(native: Bench, server: ServerProcess, sockets: int, name: str) -> Iter
         users = range(start, min(sockets, start + SOCKETS_PER_GENERATOR))
         first = native.sign_ins(users, name=name)
         ping = '{"id":2,"op":"session.ping"}'
-        yield native.load(port_of(server), connections=len(users), first=first, message=ping)
+        source = 2 + start // SOCKETS_PER_GENERATOR  # each generator has an address's ports to itself
+        yield native.load(port_of(server), connections=len(users), first=first, message=ping, source=source)
 
 
 def _resident_kb(server: ServerProcess) -> tuple[int, int]:

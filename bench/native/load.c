@@ -10,7 +10,8 @@
  *        reply=A|B       what replies begin with ({"re|{"id); anything else is an event, once the connection is open
  *        event=TEXT      what events begin with; other frames are ignored (all are events)
  *        event_bytes=N   events have N bytes, however they are packed into frames
- *        sources=N       source addresses 127.0.0.1 to 127.0.0.N, since each has 28,000 ports (1)
+ *        source=N        last number of the first source address, 127.0.0.N (1)
+ *        sources=N       so many source addresses, since each has 28,000 ports (1)
  *      then commands, one a line, on standard input:
  *        echo SECONDS RATE         one message in flight for each connection, or RATE messages a second in all
  *        fanout SECONDS P N        P connections publish in turn, N messages in flight for each; all are due at all
@@ -43,7 +44,7 @@ struct conn {
 };
 
 static struct conn *conns;
-static size_t conns_count, opening_max = 64, sources = 1, opened, opening_now, closed_count;
+static size_t conns_count, opening_max = 64, source = 1, sources = 1, opened, opening_now, closed_count;
 static const char *path = "/v1/socket", *subprotocol = "talkmeter.v1.json", *second = NULL, *greeting = NULL;
 static const char *event_prefix = "";
 static char reply_prefixes[256] = "{\"re|{\"id";
@@ -102,10 +103,10 @@ static void start(size_t index) {
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (c->fd < 0) die("socket");
     set_nodelay(c->fd);
-    if (sources > 1) {
+    if (source > 1 || sources > 1) {
         int one = 1;
         setsockopt(c->fd, IPPROTO_IP, 24 /* IP_BIND_ADDRESS_NO_PORT */, &one, sizeof one);
-        struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK + index % sources)};
+        struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK - 1 + source + index % sources)};
         if (bind(c->fd, (struct sockaddr *)&from, sizeof from)) die("bind");
     }
     if (connect(c->fd, (struct sockaddr *)&server, sizeof server) && errno != EINPROGRESS) die("connect");
@@ -392,6 +393,7 @@ static void set(const char *name, const char *value) {
     static const char *file;
     if (!strcmp(name, "connections")) conns_count = atol(value);
     else if (!strcmp(name, "opening")) opening_max = atol(value);
+    else if (!strcmp(name, "source")) source = atol(value);
     else if (!strcmp(name, "sources")) sources = atol(value);
     else if (!strcmp(name, "path")) path = value;
     else if (!strcmp(name, "subprotocol")) subprotocol = value;
