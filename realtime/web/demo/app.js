@@ -13,8 +13,11 @@ import { devToken, memory, newDeviceId, openClient, userId } from "./session.js"
 import { Sound } from "./sound.js";
 
 const TOP_UP_COINS = 60;
-const RESTART_SCREENS = { welcome: "welcome", lobby: "lobby", call: "call" };
-const NAMES = { caller: ["Ravi", "Mira", "Tomás", "Jonas", "Aiko", "Sam"], host: ["Asha", "Lena", "Priya", "Noor", "Ines", "Maya"] };
+const SCREENS = ["welcome", "lobby", "call"]; // ids of the sections; one is shown
+const NAMES = {
+  caller: ["Ravi", "Mira", "Tomás", "Jonas", "Aiko", "Sam"],
+  host: ["Asha", "Lena", "Priya", "Noor", "Ines", "Maya"],
+};
 
 class App {
   client = null;
@@ -47,7 +50,7 @@ class App {
 
   screen(name) {
     document.body.dataset.screen = name;
-    for (const id of Object.values(RESTART_SCREENS)) show($(id), id === name);
+    for (const id of SCREENS) show($(id), id === name);
     show($("session-bar"), name !== "welcome");
     if (name === "lobby" && this.client) this.inbox.refresh().catch((error) => toast(trouble(error), "error"));
   }
@@ -122,7 +125,6 @@ class App {
     $("my-name").textContent = user.name;
     show($("add-coins"), !this.isHost);
     if (snapshot?.wallet) this.setWallet(snapshot.wallet);
-    this.found = snapshot?.calls ?? null;
   }
 
   /** After each sign-in: what is not told by events, and the call that is going on. */
@@ -130,7 +132,10 @@ class App {
     if (document.body.dataset.screen === "welcome") this.screen("lobby");
     if (this.isHost) this.lobby.showStudio(this);
     await this.lobby.enter();
-    const [{ wallet }, { calls }] = await Promise.all([this.client.request("wallet.get", {}), this.client.request("call.active", {})]);
+    const [{ wallet }, { calls }] = await Promise.all([
+      this.client.request("wallet.get", {}),
+      this.client.request("call.active", {}),
+    ]);
     this.setWallet(wallet);
     this.#reconcile(calls);
   }
@@ -143,7 +148,8 @@ class App {
       const calling = call.state === "inviting" || call.state === "ringing";
       if (call.role === "host" && calling) this.#incoming(call);
       else if (shown?.call_id === call.call_id) this.callScreen.update(call);
-      else if (!call.accepted_device || call.accepted_device === memory.load()?.deviceId || call.role === "caller") this.callScreen.start(call, { resumed: true });
+      else if (!call.accepted_device || call.accepted_device === memory.load()?.deviceId || call.role === "caller")
+        this.callScreen.start(call, { resumed: true });
     }
   }
 
@@ -245,7 +251,8 @@ class App {
   async showReceipt(call, receipt = null, giftCoins = 0) {
     let known = receipt;
     try {
-      if (!known && call.connected_ms) ({ receipt: known } = await this.client.request("call.receipt", { call_id: call.call_id }));
+      if (!known && call.connected_ms)
+        ({ receipt: known } = await this.client.request("call.receipt", { call_id: call.call_id }));
     } catch (error) {
       toast(trouble(error), "error");
     }
@@ -286,7 +293,8 @@ function roleChanged(form) {
     show(part, part.dataset.for === role);
     for (const input of part.querySelectorAll("input, select")) input.disabled = part.dataset.for !== role;
   }
-  if (!form.elements.name.dataset.typed) form.elements.name.value = NAMES[role][Math.floor(Math.random() * NAMES[role].length)];
+  if (!form.elements.name.dataset.typed)
+    form.elements.name.value = NAMES[role][Math.floor(Math.random() * NAMES[role].length)];
 }
 
 /** What the form says, as /dev/token takes it. */
@@ -301,7 +309,12 @@ function whoFrom(form) {
     price_coins: host ? price.valueAsNumber : 0,
     pulse_ms: host ? Number(pulse.value) : 0,
     languages: host ? [navigator.language.split("-")[0]] : [],
-    tags: host ? tags.value.split(",").map((tag) => tag.trim()).filter(Boolean) : [],
+    tags: host
+      ? tags.value
+          .split(",")
+          .map((tag) => tag.trim())
+          .filter(Boolean)
+      : [],
     media: host ? ["voice", "video"] : [],
   };
 }

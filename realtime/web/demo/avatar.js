@@ -1,7 +1,16 @@
 // A portrait for everybody: drawn from the user's id, the same on every screen, unless the profile has a picture.
 import { h, s } from "./dom.js";
 
-const BACKDROPS = [["#f6c177", "#ea8f5a"], ["#9fd8c4", "#4f9f8a"], ["#b7c4f4", "#6f7fd0"], ["#f2b5c4", "#cf6f8d"], ["#cfe0a0", "#88a94e"], ["#f4d58a", "#d9a23c"], ["#a9d6ee", "#5497bd"], ["#dcc3ee", "#9a74bf"]];
+const BACKDROPS = [
+  ["#f6c177", "#ea8f5a"],
+  ["#9fd8c4", "#4f9f8a"],
+  ["#b7c4f4", "#6f7fd0"],
+  ["#f2b5c4", "#cf6f8d"],
+  ["#cfe0a0", "#88a94e"],
+  ["#f4d58a", "#d9a23c"],
+  ["#a9d6ee", "#5497bd"],
+  ["#dcc3ee", "#9a74bf"],
+];
 const SKINS = ["#f3d2b3", "#e5b48c", "#c98d62", "#a86d45", "#7d4c2f", "#5d3823"];
 const HAIRS = ["#2b2320", "#4a2f20", "#7a4b2a", "#b5793c", "#1d1d24", "#6b6b72", "#8c3b2a"];
 const SHIRTS = ["#21443a", "#35507f", "#7b3650", "#d8613c", "#3d3d46", "#f1ead9", "#4e7f52"];
@@ -37,8 +46,16 @@ export function avatar({ id, name, avatar_url: url }) {
   const hair = pick(HAIRS);
   const gradient = `avatar-${++drawn}`;
   const parts = [
-    s("defs", {}, s("linearGradient", { id: gradient, x1: 0, y1: 0, x2: 1, y2: 1 },
-      s("stop", { offset: 0, "stop-color": light }), s("stop", { offset: 1, "stop-color": dark }))),
+    s(
+      "defs",
+      {},
+      s(
+        "linearGradient",
+        { id: gradient, x1: 0, y1: 0, x2: 1, y2: 1 },
+        s("stop", { offset: 0, "stop-color": light }),
+        s("stop", { offset: 1, "stop-color": dark }),
+      ),
+    ),
     s("rect", { width: 100, height: 100, fill: `url(#${gradient})` }),
     s("path", { d: "M14 104c0-24 15-34 36-34s36 10 36 34z", fill: pick(SHIRTS) }),
     s("path", { d: "M41 60h18v14c0 6-18 6-18 0z", fill: skin }),
@@ -47,11 +64,21 @@ export function avatar({ id, name, avatar_url: url }) {
     s("path", { d: pick(HAIR_SHAPES), fill: hair }),
     s("circle", { cx: 42.5, cy: 47, r: 2.1, fill: "#2a211d" }),
     s("circle", { cx: 57.5, cy: 47, r: 2.1, fill: "#2a211d" }),
-    s("path", { d: "M43 56.500q7 6 14 0", fill: "none", stroke: "#2a211d", "stroke-width": 2, "stroke-linecap": "round" }),
+    s("path", {
+      d: "M43 56.500q7 6 14 0",
+      fill: "none",
+      stroke: "#2a211d",
+      "stroke-width": 2,
+      "stroke-linecap": "round",
+    }),
   ];
   if (roll(3) === 0) {
     const frame = { fill: "none", stroke: "#2a211d", "stroke-width": 1.8 };
-    parts.push(s("circle", { cx: 42, cy: 47, r: 6.500, ...frame }), s("circle", { cx: 58, cy: 47, r: 6.500, ...frame }), s("path", { d: "M48.500 47h3", ...frame }));
+    parts.push(
+      s("circle", { cx: 42, cy: 47, r: 6.5, ...frame }),
+      s("circle", { cx: 58, cy: 47, r: 6.5, ...frame }),
+      s("path", { d: "M48.500 47h3", ...frame }),
+    );
   }
   const svg = s("svg", { viewBox: "0 0 100 100", class: "avatar", "aria-hidden": "true" }, ...parts);
   svg.style.display = "block";

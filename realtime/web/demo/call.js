@@ -113,7 +113,8 @@ export class CallScreen {
     try {
       const { media } = await this.app.client.request("call.credentials", { call_id: call.call_id });
       if (this.call?.call_id !== call.call_id) return;
-      if (media.provider !== "webrtc") throw new Error(`This page speaks WebRTC; the server is set up for ${media.provider}.`);
+      if (media.provider !== "webrtc")
+        throw new Error(`This page speaks WebRTC; the server is set up for ${media.provider}.`);
       this.#link = this.#makeLink(call, media.ice_servers ?? [], resumed);
     } catch (error) {
       toast(trouble(error), "error");
@@ -188,8 +189,14 @@ export class CallScreen {
     const pressedMs = Date.now();
     try {
       const data = { call_id: call.call_id };
-      if (calling) await this.app.client.request("call.cancel", data).then((ok) => this.app.ended(ok.call ?? { ...call, state: "ended", reason: "cancelled" }));
-      else await this.app.client.request("call.hang_up", { ...data, sent_ms_ago: Date.now() - pressedMs }).then((ok) => this.app.ended(ok.call, ok.receipt));
+      if (calling)
+        await this.app.client
+          .request("call.cancel", data)
+          .then((ok) => this.app.ended(ok.call ?? { ...call, state: "ended", reason: "cancelled" }));
+      else
+        await this.app.client
+          .request("call.hang_up", { ...data, sent_ms_ago: Date.now() - pressedMs })
+          .then((ok) => this.app.ended(ok.call, ok.receipt));
     } catch (error) {
       if (["call_over", "not_found"].includes(error.code)) this.app.ended({ ...call, state: "ended", reason: null });
       else toast(trouble(error), "error");

@@ -15,7 +15,8 @@ export function h(selector, options = {}, ...children) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else if (key === "data") Object.assign(element.dataset, value);
-    else if (key === "aria") for (const [what, said] of Object.entries(value)) element.setAttribute(`aria-${what}`, said);
+    else if (key === "aria")
+      for (const [what, said] of Object.entries(value)) element.setAttribute(`aria-${what}`, said);
     else element.setAttribute(key, value === true ? "" : value);
   }
   element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));

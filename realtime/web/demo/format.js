@@ -25,7 +25,10 @@ export function price(priceCoins, pulseMs) {
 
 /** The same where there is little room: "2 coins / 2 s", "30 coins / min". */
 export function shortPrice(priceCoins, pulseMs) {
-  const length = pulse(pulseMs).replace(/ ?seconds?$/, " s").replace(/ ?minutes?$/, " min").trim();
+  const length = pulse(pulseMs)
+    .replace(/ ?seconds?$/, " s")
+    .replace(/ ?minutes?$/, " min")
+    .trim();
   return `${coins(priceCoins)} / ${length}`;
 }
 
@@ -42,14 +45,22 @@ export function ending({ reason, role, peer }) {
   const name = peer.name || "The other one";
   const endings = {
     declined: caller ? ["Declined", `${name} cannot talk right now.`] : ["Declined", `You declined ${name}’s call.`],
-    cancelled: caller ? ["Cancelled", "You hung up before there was an answer."] : ["Missed call", `${name} hung up before you answered.`],
+    cancelled: caller
+      ? ["Cancelled", "You hung up before there was an answer."]
+      : ["Missed call", `${name} hung up before you answered.`],
     missed: caller ? ["No answer", `${name} did not answer.`] : ["Missed call", `You did not answer ${name} in time.`],
     busy: ["Busy", `${name} is in another call.`],
-    unreachable: caller ? ["Not reached", `No device of ${name} could be reached.`] : ["Missed call", `${name} tried to reach you.`],
+    unreachable: caller
+      ? ["Not reached", `No device of ${name} could be reached.`]
+      : ["Missed call", `${name} tried to reach you.`],
     hung_up_by_caller: ["Call ended", caller ? "You hung up." : `${name} hung up.`],
     hung_up_by_host: ["Call ended", caller ? `${name} hung up.` : "You hung up."],
-    insufficient_funds: caller ? ["Not enough coins", "Your coins do not pay the first moment of this call."] : ["Not enough coins", `${name}’s coins did not pay the first moment.`],
-    exhausted: caller ? ["Your coins are used up", "The call ended at the second that was paid for."] : ["The coins are used up", `${name} had no coins left, so the call ended at the paid second.`],
+    insufficient_funds: caller
+      ? ["Not enough coins", "Your coins do not pay the first moment of this call."]
+      : ["Not enough coins", `${name}’s coins did not pay the first moment.`],
+    exhausted: caller
+      ? ["Your coins are used up", "The call ended at the second that was paid for."]
+      : ["The coins are used up", `${name} had no coins left, so the call ended at the paid second.`],
     lost: ["Connection lost", "The call ended when one of you was last heard. Silence was not charged."],
     failed: ["It did not connect", "Your browsers found no way to each other. Nothing was charged."],
   };

@@ -22,12 +22,27 @@ export class Gifts {
       return toast(trouble(error), "error");
     }
     $("gifts-title").textContent = `A gift for ${to.name}`;
-    fill($("gift-list"), ...this.#gifts.map((gift) => h("li", {}, h("button.gift", {
-      type: "button",
-      disabled: gift.price_coins > (this.app.wallet?.coins ?? 0),
-      onclick: () => this.#send(gift, to, callId),
-      data: { testid: `gift-${gift.gift_id}` },
-    }, h("span.gift__emoji", { aria: { hidden: "true" } }, gift.emoji), h("span.gift__name", {}, gift.name), h("span.gift__price", {}, coins(gift.price_coins))))));
+    fill(
+      $("gift-list"),
+      ...this.#gifts.map((gift) =>
+        h(
+          "li",
+          {},
+          h(
+            "button.gift",
+            {
+              type: "button",
+              disabled: gift.price_coins > (this.app.wallet?.coins ?? 0),
+              onclick: () => this.#send(gift, to, callId),
+              data: { testid: `gift-${gift.gift_id}` },
+            },
+            h("span.gift__emoji", { aria: { hidden: "true" } }, gift.emoji),
+            h("span.gift__name", {}, gift.name),
+            h("span.gift__price", {}, coins(gift.price_coins)),
+          ),
+        ),
+      ),
+    );
     this.dialog.showModal();
     return undefined;
   }
@@ -39,7 +54,11 @@ export class Gifts {
   async #send(gift, to, callId) {
     this.dialog.close();
     try {
-      const { wallet } = await this.app.client.request("gift.send", { to: to.id, gift_id: gift.gift_id, ...(callId ? { call_id: callId } : {}) });
+      const { wallet } = await this.app.client.request("gift.send", {
+        to: to.id,
+        gift_id: gift.gift_id,
+        ...(callId ? { call_id: callId } : {}),
+      });
       this.app.setWallet(wallet);
       this.app.giftSeen(gift, `You sent ${gift.emoji} ${gift.name}`, gift.price_coins);
     } catch (error) {

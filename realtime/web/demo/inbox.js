@@ -63,33 +63,48 @@ export class Inbox {
   #renderConversations() {
     const sorted = [...this.#conversations.values()].sort((a, b) => b.last.ts_ms - a.last.ts_ms);
     show($("no-conversations"), !sorted.length);
-    fill($("conversations"), ...sorted.map(({ with: peer, last, unread }) => row({
-      peer,
-      text: `${last.from === peer.id ? "" : "You: "}${last.body}`,
-      end: unread ? h("span.badge", { "aria-label": `${unread} unread` }, String(unread)) : "",
-      onclick: () => this.open(peer),
-    })));
+    fill(
+      $("conversations"),
+      ...sorted.map(({ with: peer, last, unread }) =>
+        row({
+          peer,
+          text: `${last.from === peer.id ? "" : "You: "}${last.body}`,
+          end: unread ? h("span.badge", { "aria-label": `${unread} unread` }, String(unread)) : "",
+          onclick: () => this.open(peer),
+        }),
+      ),
+    );
   }
 
   #renderHistory(calls) {
     const ended = calls.filter((call) => call.state === "ended");
     show($("no-history"), !ended.length);
-    fill($("history"), ...ended.map((call) => {
-      const talked = call.connected_ms ? clock(call.ended_ms - call.connected_ms) : ending(call)[0];
-      const amount = call.role === "caller" ? -call.spent_coins : call.earned_coins ?? 0;
-      return row({
-        peer: call.peer,
-        text: `${when(call.created_ms)} · ${talked}`,
-        end: amount ? `${amount > 0 ? "+" : "−"}${coins(Math.abs(amount))}` : "",
-        onclick: () => this.app.showReceipt(call),
-      });
-    }));
+    fill(
+      $("history"),
+      ...ended.map((call) => {
+        const talked = call.connected_ms ? clock(call.ended_ms - call.connected_ms) : ending(call)[0];
+        const amount = call.role === "caller" ? -call.spent_coins : (call.earned_coins ?? 0);
+        return row({
+          peer: call.peer,
+          text: `${when(call.created_ms)} · ${talked}`,
+          end: amount ? `${amount > 0 ? "+" : "−"}${coins(Math.abs(amount))}` : "",
+          onclick: () => this.app.showReceipt(call),
+        });
+      }),
+    );
   }
 }
 
 function row({ peer, text, end, onclick }) {
-  return h("li", {}, h("button.row", { type: "button", onclick },
-    h("span.row__avatar", {}, avatar(peer)),
-    h("span", {}, h("span.row__name", {}, peer.name), h("span.row__text", {}, text)),
-    h("span.row__end", {}, end)));
+  return h(
+    "li",
+    {},
+    h(
+      "button.row",
+      { type: "button", onclick },
+      h("span.row__avatar", {}, avatar(peer)),
+      h("span", {}, h("span.row__name", {}, peer.name), h("span.row__text", {}, text)),
+      h("span.row__end", {}, end),
+    ),
+  );
 }

@@ -4,7 +4,13 @@ import { $, fill, h, show } from "./dom.js";
 import { coins, price, trouble } from "./format.js";
 import { toast } from "./notices.js";
 
-const STATES = { online: "Free to talk", busy: "In a call", away: "Away", dnd: "Does not want to be disturbed", offline: "Offline" };
+const STATES = {
+  online: "Free to talk",
+  busy: "In a call",
+  away: "Away",
+  dnd: "Does not want to be disturbed",
+  offline: "Offline",
+};
 const STATUS_TEXTS = {
   online: ["You are online", "Callers see you. Keep this window open, and it will ring."],
   away: ["You are away", "Callers see that you are away, and cannot ring you."],
@@ -55,7 +61,8 @@ export class Lobby {
     $("studio-title").textContent = title;
     $("studio-text").textContent = text;
     document.querySelector(".studio").dataset.status = status;
-    for (const button of $("status-buttons").children) button.setAttribute("aria-pressed", button.dataset.status === status);
+    for (const button of $("status-buttons").children)
+      button.setAttribute("aria-pressed", button.dataset.status === status);
     return undefined;
   }
 
@@ -92,7 +99,9 @@ export class Lobby {
       return element;
     });
     for (const element of [...list.children]) if (!wanted.includes(element)) element.remove();
-    wanted.forEach((element, index) => list.children[index] !== element && list.insertBefore(element, list.children[index] ?? null));
+    wanted.forEach(
+      (element, index) => list.children[index] !== element && list.insertBefore(element, list.children[index] ?? null),
+    );
   }
 
   #renderFilter(all) {
@@ -107,24 +116,58 @@ export class Lobby {
   #card(card) {
     const peer = { id: card.user, name: card.name, avatar_url: card.avatar_url };
     const takes = (media) => !card.media?.length || card.media.includes(media);
-    const call = (media, label, classes) => takes(media) && h(`button.button${classes}`, {
-      type: "button",
-      disabled: !card.bookable,
-      onclick: () => this.app.invite(card, media),
-      aria: { label: `${label} ${card.name}` },
-      data: { testid: `call-${media}` },
-    }, label);
-    return h("li.card.host", { data: { bookable: card.bookable, user: card.user, testid: "host" } },
+    const call = (media, label, classes) =>
+      takes(media) &&
+      h(
+        `button.button${classes}`,
+        {
+          type: "button",
+          disabled: !card.bookable,
+          onclick: () => this.app.invite(card, media),
+          aria: { label: `${label} ${card.name}` },
+          data: { testid: `call-${media}` },
+        },
+        label,
+      );
+    return h(
+      "li.card.host",
+      { data: { bookable: card.bookable, user: card.user, testid: "host" } },
       h("div.host__avatar", {}, avatar(peer), h("span.dot", {})),
-      h("div", {},
+      h(
+        "div",
+        {},
         h("p.host__name", {}, card.name),
-        h("p.host__state", { data: { testid: "host-state" } }, STATES[card.status] ?? card.status)),
-      h("div.host__tags", {}, ...card.tags.map((tag) => h("span.tag", {}, tag)), ...card.languages.map((code) => h("span.tag", {}, language(code)))),
-      h("p.host__price", {}, h("span.coin", { aria: { hidden: "true" } }), h("strong", {}, price(card.price_coins, card.pulse_ms))),
-      h("div.host__actions", {},
+        h("p.host__state", { data: { testid: "host-state" } }, STATES[card.status] ?? card.status),
+      ),
+      h(
+        "div.host__tags",
+        {},
+        ...card.tags.map((tag) => h("span.tag", {}, tag)),
+        ...card.languages.map((code) => h("span.tag", {}, language(code))),
+      ),
+      h(
+        "p.host__price",
+        {},
+        h("span.coin", { aria: { hidden: "true" } }),
+        h("strong", {}, price(card.price_coins, card.pulse_ms)),
+      ),
+      h(
+        "div.host__actions",
+        {},
         call("video", "Video call", ".button--main"),
         call("voice", "Voice", ""),
-        h("button.button", { type: "button", onclick: () => this.app.openChat(peer), aria: { label: `Message ${card.name}` }, data: { testid: "message-host" } }, "Chat")));
+        h(
+          "button.button",
+          {
+            type: "button",
+            onclick: () => this.app.openChat(peer),
+            aria: { label: `Message ${card.name}` },
+            data: { testid: "message-host" },
+          },
+          "Chat",
+        ),
+      ),
+    );
   }
 }
 

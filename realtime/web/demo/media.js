@@ -9,7 +9,10 @@ const VIDEO = { width: { ideal: 1280 }, height: { ideal: 720 }, facingMode: "use
  */
 export async function openDevices(video) {
   const tries = video
-    ? [[{ audio: true, video: VIDEO }, ""], [{ audio: true }, "There is no camera to use: you are heard but not seen."]]
+    ? [
+        [{ audio: true, video: VIDEO }, ""],
+        [{ audio: true }, "There is no camera to use: you are heard but not seen."],
+      ]
     : [[{ audio: true }, ""]];
   for (const [wanted, missing] of tries) {
     try {
@@ -71,7 +74,9 @@ export class MediaLink {
   }
 
   #queue(step) {
-    this.#chain = this.#chain.then(() => (this.#closed ? undefined : step())).catch((error) => console.warn("media:", error));
+    this.#chain = this.#chain
+      .then(() => (this.#closed ? undefined : step()))
+      .catch((error) => console.warn("media:", error));
   }
 
   async #receive(kind, payload) {
@@ -120,7 +125,8 @@ export class MediaLink {
       if (!stream.getAudioTracks().length) peer.addTransceiver("audio", { direction: "recvonly" });
       if (video && !stream.getVideoTracks().length) peer.addTransceiver("video", { direction: "recvonly" });
     }
-    peer.onicecandidate = ({ candidate }) => candidate && this.#send("candidate", { round, candidate: candidate.toJSON() });
+    peer.onicecandidate = ({ candidate }) =>
+      candidate && this.#send("candidate", { round, candidate: candidate.toJSON() });
     peer.ontrack = ({ streams: [remote], track }) => onRemote(remote ?? new MediaStream([track]));
     peer.onconnectionstatechange = () => peer === this.#peer && this.#changed(peer.connectionState);
   }

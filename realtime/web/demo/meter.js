@@ -33,7 +33,7 @@ export class Meter {
     this.#call = call;
     this.#coins = wallet?.coins ?? this.#coins;
     const caller = call.role === "caller";
-    const number = caller ? this.#coins : call.earned_coins ?? 0;
+    const number = caller ? this.#coins : (call.earned_coins ?? 0);
     if (this.#shown !== null && number !== this.#shown) this.#float(number - this.#shown);
     this.#shown = number;
     $("meter-number").textContent = number.toLocaleString();

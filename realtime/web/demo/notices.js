@@ -26,12 +26,19 @@ export class ConnectionNotice {
     if (state === "online" || state === "idle") return show(strip, false);
     if (state === "closed") {
       strip.dataset.kind = "stopped";
-      fill(strip, "You were signed out here.", h("button.button.button--quiet", { type: "button", onclick: onSignIn }, "Sign in again"));
+      fill(
+        strip,
+        "You were signed out here.",
+        h("button.button.button--quiet", { type: "button", onclick: onSignIn }, "Sign in again"),
+      );
       return show(strip, true);
     }
     strip.dataset.kind = "waiting";
     this.#timer = setTimeout(() => {
-      fill(strip, `The connection is gone. Coming back…${inCall ? " Your call goes on, and silence is not charged." : ""}`);
+      fill(
+        strip,
+        `The connection is gone. Coming back…${inCall ? " Your call goes on, and silence is not charged." : ""}`,
+      );
       show(strip, true);
     }, GRACE_MS);
     return undefined;

@@ -50,8 +50,16 @@ function lines(call, receipt, giftCoins) {
     host && line(`${call.peer.name} paid`, coins(receipt.spent_coins)),
     host && line("Platform’s part", `−${coins(receipt.fee_coins ?? 0)}`),
     giftCoins > 0 && line(host ? "From gifts" : "Gifts", coins(giftCoins)),
-    host ? line("You earned", coins((receipt.earned_coins ?? 0) + giftCoins), true) : line("You paid", coins(receipt.spent_coins + giftCoins), true),
+    host
+      ? line("You earned", coins((receipt.earned_coins ?? 0) + giftCoins), true)
+      : line("You paid", coins(receipt.spent_coins + giftCoins), true),
   ].filter(Boolean);
 }
 
-const line = (term, value, total = false) => h(`div${total ? ".is-total" : ""}`, {}, h("dt", {}, term), h("dd", total ? { data: { testid: "receipt-total" } } : {}, value));
+const line = (term, value, total = false) =>
+  h(
+    `div${total ? ".is-total" : ""}`,
+    {},
+    h("dt", {}, term),
+    h("dd", total ? { data: { testid: "receipt-total" } } : {}, value),
+  );

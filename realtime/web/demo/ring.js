@@ -27,7 +27,8 @@ export class Ring {
     if (!isNew) return;
     fill($("ring-portrait"), avatar(call.peer));
     $("ring-name").textContent = call.peer.name;
-    $("ring-text").textContent = call.media === "video" ? "would like a video call with you" : "would like to talk with you";
+    $("ring-text").textContent =
+      call.media === "video" ? "would like a video call with you" : "would like to talk with you";
     $("ring-price").textContent = price(call.price_coins, call.pulse_ms);
     document.title = `${call.peer.name} calls you`;
     this.dialog.showModal();

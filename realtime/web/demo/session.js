@@ -11,13 +11,18 @@ export async function devToken(who) {
     body: JSON.stringify(who),
   });
   const answer = await reply.json().catch(() => ({}));
-  if (!reply.ok) throw new Error(answer.error?.message ?? "This server gives no development tokens: start it with --dev.");
+  if (!reply.ok)
+    throw new Error(answer.error?.message ?? "This server gives no development tokens: start it with --dev.");
   return answer;
 }
 
 /** A user id from a name: two windows with one name are two devices of one user. */
 export function userId(name) {
-  const plain = name.normalize("NFKD").toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "");
+  const plain = name
+    .normalize("NFKD")
+    .toLowerCase()
+    .replace(/[^\p{L}\p{N}]+/gu, "-")
+    .replace(/^-+|-+$/g, "");
   return plain || "guest";
 }
 

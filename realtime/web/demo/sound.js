@@ -1,6 +1,13 @@
 // Sounds made on the spot: the host's ring, the caller's ringback, and a small one for messages and gifts.
 
-const RING = [[0, 659], [0.16, 784], [0.32, 988], [0.72, 659], [0.88, 784], [1.04, 988]]; // seconds, Hz
+const RING = [
+  [0, 659],
+  [0.16, 784],
+  [0.32, 988],
+  [0.72, 659],
+  [0.88, 784],
+  [1.04, 988],
+]; // seconds, Hz
 const RING_EVERY_MS = 2_600;
 const RINGBACK_EVERY_MS = 3_000;
 

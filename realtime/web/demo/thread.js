@@ -22,9 +22,20 @@ export class Thread {
     this.app = app;
     this.list = h("ul.thread__list", { tabindex: "0", "aria-label": "Messages", data: { testid: "messages" } });
     this.below = h("p.thread__below", { role: "status" });
-    this.input = h("input", { maxlength: BODY_MAX, placeholder: "Message", "aria-label": "Message", enterkeyhint: "send", autocomplete: "off", data: { testid: "message-input" } });
+    this.input = h("input", {
+      maxlength: BODY_MAX,
+      placeholder: "Message",
+      "aria-label": "Message",
+      enterkeyhint: "send",
+      autocomplete: "off",
+      data: { testid: "message-input" },
+    });
     const icon = s("svg", { viewBox: "0 0 24 24" }, s("path", { d: "M4 12h15M13 6l6 6-6 6" }));
-    const button = h("button.icon-button", { type: "submit", "aria-label": "Send", data: { testid: "message-send" } }, icon);
+    const button = h(
+      "button.icon-button",
+      { type: "submit", "aria-label": "Send", data: { testid: "message-send" } },
+      icon,
+    );
     const form = h("form.thread__form", { onsubmit: (event) => this.#submit(event) }, this.input, button);
     this.input.addEventListener("input", () => this.#typed());
     fill(root, this.list, this.below, form);
@@ -140,7 +151,8 @@ export class Thread {
       lines.push(this.#bubble(message.body, message.from !== this.peerId, "sent"));
     }
     lines.push(...notes.map(noteLine));
-    for (const sending of this.#sending) lines.push(this.#bubble(sending.body, true, sending.failed ? "failed" : "sending"));
+    for (const sending of this.#sending)
+      lines.push(this.#bubble(sending.body, true, sending.failed ? "failed" : "sending"));
     const empty = this.#peer && h("li.thread__empty", {}, `Say hello to ${this.#peer.name}.`);
     fill(this.list, ...(lines.length ? lines : [empty]));
     if (atEnd) this.list.scrollTop = this.list.scrollHeight;

@@ -1,4 +1,4 @@
-// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:9dc0c59edf14230bee13fe556be131dbaaaddfbf68755a6bb21b5c47ad51b18c
+// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:6c826b5389c295fb830698ef0311ff9a631c85acda9c2f03a37f60d832678550
 
 // src/backoff.ts
 var STABLE_MS = 1e4;

@@ -6,5 +6,6 @@ import type { Codec } from "./codec.js";
 export const msgpack: Codec = {
   subprotocol: "talkmeter.v1.msgpack",
   encode: (frame) => encode(frame, { ignoreUndefined: true }) as Uint8Array<ArrayBuffer>,
-  decode: (payload) => decode(typeof payload === "string" ? new TextEncoder().encode(payload) : new Uint8Array(payload)),
+  decode: (payload) =>
+    decode(typeof payload === "string" ? new TextEncoder().encode(payload) : new Uint8Array(payload)),
 };

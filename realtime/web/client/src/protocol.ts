@@ -205,7 +205,9 @@ export interface Ops {
   "presence.watch": Ask<{ users: string[] }, { states: PresenceState[] }>;
   "presence.unwatch": Ask<{ users: string[] }, Empty>;
   "hosts.update": Ask<
-    Partial<Pick<HostCard, "name" | "headline" | "languages" | "tags" | "category" | "media" | "price_coins" | "pulse_ms">>,
+    Partial<
+      Pick<HostCard, "name" | "headline" | "languages" | "tags" | "category" | "media" | "price_coins" | "pulse_ms">
+    >,
     { host: HostCard }
   >;
   "hosts.list": Ask<
@@ -239,10 +241,7 @@ export interface Ops {
   "chat.read": Ask<{ with: string; seq: number }, Empty>;
   "chat.typing": Ask<{ with: string }, Empty>;
   "chat.conversations": Ask<Page, { conversations: Conversation[]; sync_cursor: string; cursor?: string | null }>;
-  "channel.join": Ask<
-    { channel: string; position?: { epoch: string; offset: number }; history?: number },
-    Joined
-  >;
+  "channel.join": Ask<{ channel: string; position?: { epoch: string; offset: number }; history?: number }, Joined>;
   "channel.leave": Ask<{ channel: string }, Empty>;
   "channel.publish": Ask<
     { channel: string; data: unknown; ephemeral?: boolean; message_id?: string },
@@ -255,10 +254,7 @@ export interface Ops {
   "device.register": Ask<{ push_kind: Open<"fcm">; push_address: string; platform: string }, Empty>;
   "device.unregister": Ask<Empty, Empty>;
   "profile.update": Ask<{ name?: string; avatar_url?: string }, { user: Person }>;
-  "push.mute": Ask<
-    { category: Open<"calls" | "messages" | "money" | "reminders">; muted: boolean },
-    PushSettings
-  >;
+  "push.mute": Ask<{ category: Open<"calls" | "messages" | "money" | "reminders">; muted: boolean }, PushSettings>;
   "push.settings": Ask<Empty, PushSettings>;
   "push.report": Ask<{ push_id: string; state: "received" | "shown" | "acted" }, Empty>;
 }
