@@ -29,10 +29,11 @@ NOTES_MAX: Final = 100_000  # far above the sockets of one node; two sides a cal
 
 @dataclass(slots=True)
 class Note:
-    """What is known of one side: its socket, when it said that media flows, and the view that it was given."""
+    """What is known of one side: its device and socket, when it said that media flows, and the view it was given."""
 
     call_id: UUID
     side: Side
+    device_id: str
     conn: Heard
     media_ms: float
     up: bool
@@ -60,20 +61,29 @@ class Liveness:
     def __len__(self) -> int:
         return len(self._notes)
 
-    def media_up(self, call_id: UUID, user_id: int, side: Side, conn: Heard, view: CallView) -> None:
-        """A side reports, through `conn`, that media flows; `view` is the call as it stood in the database then."""
+    def media_up(self, call_id: UUID, user_id: int, side: Side, *, device_id: str, conn: Heard, view: CallView) -> None:
+        """A side's device, which has the call, says through `conn` that media flows.
+
+        Args:
+            view: the call as it stood in the database then.
+        """
         now = self._clock_ms()
         if len(self._notes) >= NOTES_MAX:
             self._forget_silent(now)
         if len(self._notes) >= NOTES_MAX:
             del self._notes[next(iter(self._notes))]
-        self._notes[call_id, user_id] = Note(call_id, side, conn, now, True, view, now)
+        self._notes[call_id, user_id] = Note(call_id, side, device_id, conn, now, True, view, now)
 
-    def media_again(self, call_id: UUID, user_id: int, conn: Heard) -> CallView | None:
-        """Note a repeated report, and return the view to answer it with; None when the database must be asked."""
+    def media_again(self, call_id: UUID, user_id: int, *, device_id: str, conn: Heard) -> CallView | None:
+        """Note a repeated report, and return the view to answer it with; None when the database must be asked.
+
+        Only the device that has the call may repeat: no other one can prove that somebody is there.
+        """
         note = self._notes.get((call_id, user_id))
         now = self._clock_ms()
-        if note is None or not note.up or note.view.state != "connected" or now - note.view_ms > VIEW_FRESH_MS:
+        if note is None or note.device_id != device_id or not note.up:
+            return None
+        if note.view.state != "connected" or now - note.view_ms > VIEW_FRESH_MS:
             return None
         note.conn = conn
         note.media_ms = now

@@ -149,7 +149,7 @@ class Calls:
         Raises:
             NotFound, Forbidden (another device has the call), CallOver, InvalidTransition (not answered yet).
         """
-        known = self._liveness.media_again(call_id, who.user_id, conn)
+        known = self._liveness.media_again(call_id, who.user_id, device_id=who.device_id, conn=conn)
         if known is not None:
             return known
         async with self._outbox.transaction(who.tenant_id) as tx:
@@ -158,15 +158,15 @@ class Calls:
             call = await self._conductor.act(tx, who.user_id, call_id, MediaUp(side))
             view = await self._view(tx.conn, call, side)
         if call.live:
-            self._liveness.media_up(call_id, who.user_id, side, conn, view)
+            self._liveness.media_up(call_id, who.user_id, side, device_id=who.device_id, conn=conn, view=view)
         return view
 
     async def media_down(self, who: Principal, call_id: UUID) -> CallView:
         """A side says that media has stopped. Raises NotFound, Forbidden, InvalidTransition."""
-        self._liveness.media_down(call_id, who.user_id)
         async with self._outbox.transaction(who.tenant_id) as tx:
             call, side = await self._mine(tx.conn, who, call_id)
             _refuse_other_device(call, side, who)
+            self._liveness.media_down(call_id, who.user_id)
             call = await self._conductor.act(tx, who.user_id, call_id, MediaDown(side))
             return await self._view(tx.conn, call, side)
 

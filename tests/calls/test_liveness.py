@@ -32,7 +32,7 @@ def a_view(state: str = "connected") -> CallView:
 def a_liveness(state: str = "connected") -> tuple[Liveness, Clock, Phone]:
     clock, phone = Clock(), Phone()
     liveness = Liveness(clock_ms=clock)
-    liveness.media_up(CALL, ANN, Side.CALLER, phone, a_view(state))
+    liveness.media_up(CALL, ANN, Side.CALLER, device_id="phone", conn=phone, view=a_view(state))
     return liveness, clock, phone
 
 
@@ -64,41 +64,51 @@ def test_side_that_reports_lost_media_is_silent_from_then_on() -> None:
     liveness.media_down(CALL, ANN)
     clock.forward(2_000)
     assert liveness.signs() == [Sign(CALL, Side.CALLER, 2_000)]
-    assert liveness.media_again(CALL, ANN, Phone()) is None, "the database has to know that media is back"
+    assert liveness.media_again(CALL, ANN, device_id="phone", conn=Phone()) is None, (
+        "the database has to know that media is back"
+    )
 
 
 def test_repeated_report_is_answered_from_memory_for_a_while() -> None:
     liveness, clock, _ = a_liveness()
     clock.forward(5_000)
-    assert liveness.media_again(CALL, ANN, Phone()) == a_view()
+    assert liveness.media_again(CALL, ANN, device_id="phone", conn=Phone()) == a_view()
     clock.forward(VIEW_FRESH_MS)
-    assert liveness.media_again(CALL, ANN, Phone()) is None
+    assert liveness.media_again(CALL, ANN, device_id="phone", conn=Phone()) is None
 
 
 def test_report_before_the_call_is_connected_always_asks_the_database() -> None:
     liveness, _, _ = a_liveness("accepted")
-    assert liveness.media_again(CALL, ANN, Phone()) is None
+    assert liveness.media_again(CALL, ANN, device_id="phone", conn=Phone()) is None
 
 
 def test_report_of_another_user_is_not_answered_from_memory() -> None:
     liveness, _, _ = a_liveness()
-    assert liveness.media_again(CALL, MIA, Phone()) is None
+    assert liveness.media_again(CALL, MIA, device_id="phone", conn=Phone()) is None
+
+
+def test_another_device_of_the_same_user_proves_nothing() -> None:
+    liveness, clock, phone = a_liveness()
+    clock.forward(9_000)
+    phone.ago_ms = 9_000
+    assert liveness.media_again(CALL, ANN, device_id="tablet", conn=Phone()) is None
+    assert liveness.signs() == [Sign(CALL, Side.CALLER, 9_000)]
 
 
 def test_repeated_report_moves_to_the_socket_it_came_through() -> None:
     liveness, clock, phone = a_liveness()
     phone.ago_ms = 9_000
     clock.forward(9_000)
-    liveness.media_again(CALL, ANN, Phone())
+    liveness.media_again(CALL, ANN, device_id="phone", conn=Phone())
     assert liveness.signs() == [Sign(CALL, Side.CALLER, 0)]
 
 
 def test_calls_that_are_over_or_long_silent_are_forgotten() -> None:
     liveness, clock, _ = a_liveness()
-    liveness.media_up(CALL, MIA, Side.HOST, Phone(), a_view())
+    liveness.media_up(CALL, MIA, Side.HOST, device_id="desk", conn=Phone(), view=a_view())
     liveness.forget(CALL, (ANN, MIA))
     assert liveness.signs() == []
-    liveness.media_up(CALL, ANN, Side.CALLER, Phone(), a_view())
+    liveness.media_up(CALL, ANN, Side.CALLER, device_id="phone", conn=Phone(), view=a_view())
     clock.forward(FORGET_AFTER_MS + 1)
     assert liveness.signs() == []
     assert len(liveness) == 0

@@ -201,6 +201,18 @@ async def test_second_device_hears_that_another_answered(world: World) -> None:
     assert elsewhere.data["call"]["accepted_device"] == "desk"
 
 
+async def test_another_device_cannot_keep_a_dead_one_alive(world: World) -> None:
+    ann, desk = await world.user("ann", coins=100), await world.host("mia", device="desk")
+    phone = await world.user("mia", device="phone")
+    call_id = await world.connect(ann, desk)
+    world.clock.forward(5_000)
+    with pytest.raises(Forbidden):
+        await world.calls.media_up(phone, call_id, Phone())
+    with pytest.raises(Forbidden):
+        await world.calls.media_down(phone, call_id)
+    assert {sign.heard_ago_ms for sign in world.liveness.signs()} == {0}, "the desk's socket still speaks for it"
+
+
 async def test_the_other_device_may_hang_up_but_not_talk(world: World) -> None:
     ann, desk = await world.user("ann", coins=100), await world.host("mia", device="desk")
     phone = await world.user("mia", device="phone")
