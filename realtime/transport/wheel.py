@@ -68,7 +68,9 @@ class Wheel:
 
     def _on_timer(self) -> None:
         # A loop that was held up catches up slot by slot, so that no deadline is skipped.
+        # After a very long one (a suspended process) one round is enough.
         now = monotonic()
+        self._ticked_at = max(self._ticked_at, now - SLOTS * self._tick)
         while now - self._ticked_at >= self._tick:
             self._ticked_at += self._tick
             self.turn(now)
