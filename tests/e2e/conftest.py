@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, async_playwright
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from tests.integration.node import Node, running
 
@@ -28,7 +28,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PAGE_TIMEOUT_MS = 20_000
+PAGE_TIMEOUT_MS = 20_000  # for a machine that runs other things too
 PICTURES = Path(__file__).with_name("out")
 
 
@@ -97,6 +97,7 @@ async def node(pg_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Nod
 async def browser() -> AsyncIterator[Browser]:
     path = next((found for found in map(shutil.which, CHROMIUM_NAMES) if found), None)
     assert path is not None, "no Chromium: run .ci/install-chromium"
+    expect.set_options(timeout=PAGE_TIMEOUT_MS)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
         try:

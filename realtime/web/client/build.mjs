@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { build } from "esbuild";
 
-const MSGPACK_NOTICE = "Contains @msgpack/msgpack, Copyright 2019 The MessagePack Community, ISC License.";
+const MSGPACK_LICENSE = readFileSync("node_modules/@msgpack/msgpack/LICENSE", "utf8").trim(); // asks to be passed on
 
 function sourcesHash() {
   const hash = createHash("sha256");
@@ -16,7 +16,7 @@ function sourcesHash() {
 }
 
 const banner = (notice) => ({
-  js: `// talkmeter client, Apache-2.0. ${notice}Built from src/ by build.mjs; sources sha256:${sourcesHash()}`,
+  js: `// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:${sourcesHash()}${notice}`,
 });
 const shared = { bundle: true, format: "esm", target: "es2022", charset: "utf8", logLevel: "warning" };
 
@@ -27,6 +27,6 @@ await build({
   entryPoints: ["src/msgpack.ts"],
   outfile: "dist/talkmeter-msgpack.js",
   minify: true,
-  banner: banner(`${MSGPACK_NOTICE} `),
+  banner: banner(`\n/* Contains @msgpack/msgpack.\n\n${MSGPACK_LICENSE}\n*/`),
 });
 execFileSync(process.execPath, ["node_modules/typescript/bin/tsc"], { stdio: "inherit" });

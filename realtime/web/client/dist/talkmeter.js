@@ -1,4 +1,4 @@
-// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:6c826b5389c295fb830698ef0311ff9a631c85acda9c2f03a37f60d832678550
+// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:950cdb56ee3d5746e67c653c78dec3bea88042effa9c4fd7e1a30397c3d28b68
 
 // src/backoff.ts
 var STABLE_MS = 1e4;
