@@ -122,10 +122,7 @@ class Hub:
             raise
         if replay.epoch:
             self._place(stream, Position(replay.epoch, replay.offset))
-        opening.epoch, opening.floor = replay.epoch, replay.offset
-        missed = [EncodedEvent.of(event, name) for event in replay.events]
-        later = [e for e in opening.held if not e.epoch or (e.epoch == replay.epoch and e.offset > replay.offset)]
-        opening.held = missed + later
+        opening.join(replay, [EncodedEvent.of(event, name) for event in replay.events])
         return replay
 
     def flow(self, conn: Socket, key: str | None = None) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from realtime.broker.entry import Logged
+from realtime.broker.entry import Logged, Replay
 from realtime.encoded import EncodedEvent
 from realtime.transport.interface import Socket
 
@@ -33,6 +33,16 @@ class Opening:
         self.epoch = ""  # of its replay; stays empty when Redis could not be reached
         self.floor = -1  # the head at the time of its replay; what is not above it was replayed
         self.flowing = False
+
+    def join(self, replay: Replay, missed: list[EncodedEvent]) -> None:
+        """Put what was held behind what was missed.
+
+        Before the position was known, news was held as it came: perhaps twice, or in another order.
+        """
+        self.epoch, self.floor = replay.epoch, replay.offset
+        later = {e.offset: e for e in self.held if e.epoch and e.epoch == replay.epoch and e.offset > replay.offset}
+        ephemeral = [event for event in self.held if not event.epoch]
+        self.held = [*missed, *(later[offset] for offset in sorted(later)), *ephemeral]
 
     def hold(self, event: EncodedEvent) -> None:
         # What does not fit leaves a gap, which `Stream.continuous` sees.
