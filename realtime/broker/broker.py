@@ -150,12 +150,20 @@ class Broker:
         Returns:
             The number of nodes; 0 as well when Redis cannot be reached: what is not logged may get lost.
         """
-        channel = self.keys.channel(stream)
-        payload = pack_ephemeral(event, time.time_ns() // 1_000_000, data)
         try:
-            return int(await self._pipeline.command(self._publish, channel, payload, key=channel))
+            return await self.announce(stream, event, data)
         except Unavailable:
             return 0
+
+    async def announce(self, stream: str, event: str, data: bytes) -> int:
+        """Do as `publish_ephemeral`, for who wants to try again.
+
+        Raises:
+            Unavailable: nobody may have been told.
+        """
+        channel = self.keys.channel(stream)
+        payload = pack_ephemeral(event, time.time_ns() // 1_000_000, data)
+        return int(await self._pipeline.command(self._publish, channel, payload, key=channel))
 
     # Listening.
 

@@ -143,7 +143,8 @@ class Board:
         """Make the index and its watchers know of hosts whose presence or profile changed.
 
         Raises:
-            PresenceUnavailable, or what the accounts service raises: some may not have been written; repeat.
+            PresenceUnavailable, Unavailable, or what the accounts service raises: some may not have been written or
+                told; repeat.
         """
         profiles = await self._profiles.host_cards([state.user_id for state in states])
         news: dict[int, list[HostNews]] = {}
@@ -161,7 +162,7 @@ class Board:
         # First the index, then the word: who looks because of it must find it there.
         await asyncio.gather(*writes)
         for tenant_id, changes in news.items():
-            await self._broker.publish_ephemeral(directory_topic(tenant_id), NEWS, _encode(changes))
+            await self._broker.announce(directory_topic(tenant_id), NEWS, _encode(changes))
 
     # News.
 

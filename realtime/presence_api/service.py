@@ -228,7 +228,7 @@ class Presence:
         if hosts:
             await self._board.update(hosts)
         await asyncio.gather(
-            *(self._broker.publish_ephemeral(presence_topic(state.user_id), NEWS, news_of(state)) for state in states)
+            *(self._broker.announce(presence_topic(state.user_id), NEWS, news_of(state)) for state in states)
         )
 
 
