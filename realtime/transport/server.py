@@ -64,21 +64,20 @@ class Server:
         self._subprotocols = subprotocols
         self._uvicorn: _Uvicorn | None = None
         self._task: asyncio.Task[None] | None = None
-        self._sock: socket.socket | None = None
+        self._port = 0
         self.endpoint: Endpoint | None = None
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
-        assert self._sock is not None
-        port: int = self._sock.getsockname()[1]
-        return port
+        """The port that is listened on; 0 before `start`."""
+        return self._port
 
     @property
     def url(self) -> str:
         """The address for HTTP, without a path."""
         scheme = "https" if self._listen.tls_certificate else "http"
-        return f"{scheme}://{self._listen.host}:{self.port}"
+        host = f"[{self._listen.host}]" if ":" in self._listen.host else self._listen.host
+        return f"{scheme}://{host}:{self.port}"
 
     async def start(self) -> None:
         """Listen and serve from now on.
@@ -86,15 +85,20 @@ class Server:
         Raises:
             OSError: the address is in use or not ours.
         """
-        self._sock = self._listen.sock or bind(self._listen.host, self._listen.port)
+        sock = self._listen.sock or bind(self._listen.host, self._listen.port)
+        self._port = sock.getsockname()[1]
         self.endpoint = Endpoint(self._handler, self._subprotocols, self._options)
         self.endpoint.wheel.start()
         self._uvicorn = _Uvicorn(self._config(self.endpoint), self.endpoint, self._listen.drain_ms)
-        self._task = asyncio.create_task(self._uvicorn.serve(sockets=[self._sock]), name="uvicorn")
-        ready = asyncio.create_task(self._uvicorn.ready.wait())
-        await asyncio.wait({ready, self._task}, return_when=asyncio.FIRST_COMPLETED)
-        if not ready.done():
+        self._task = asyncio.create_task(self._uvicorn.serve(sockets=[sock]), name="uvicorn")
+        ready = asyncio.create_task(self._uvicorn.ready.wait(), name="uvicorn ready")
+        try:
+            await asyncio.wait({ready, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
             ready.cancel()
+            await asyncio.gather(ready, return_exceptions=True)
+        if self._task.done():
+            self.endpoint.wheel.stop()
             self._task.result()
             raise RuntimeError("the server ended while it was starting")
 
