@@ -74,6 +74,7 @@ create table billing.meter_rates (
     pulse_ms int not null check (pulse_ms between 1000 and 86400000),
     first_price bigint not null check (first_price between price and 1000000000), -- of from_period: the minimum charge
     first_ms int not null check (first_ms >= pulse_ms), -- and the time that it buys
+    cut_ms int not null default 0 check (cut_ms >= 0), -- what these terms cut off the period before
     fee_bp int not null check (fee_bp between 0 and 10000),
     tax_bp int not null check (tax_bp between 0 and 10000),
     tariff jsonb not null,

@@ -37,6 +37,12 @@ class Charge:
     tariff: Tariff
     back: int = 0
     back_promo: int = 0
+    cut_ms: int = 0
+
+    @property
+    def used_ms(self) -> int:
+        """The time that it funds: new terms cut it short."""
+        return self.length_ms - self.cut_ms
 
     @property
     def kept(self) -> int:
@@ -280,6 +286,7 @@ class Model:
             return "insufficient_funds"
         if back:
             self._give_back(m, charge, back)
+        charge.cut_ms = min(unused_ms, charge.length_ms)
         m.tariff = tariff
         self._charge(m, tariff.price_coins, tariff.pulse_ms)
         m.due_ms = now_ms + max(unused_ms - charge.length_ms, 0) + tariff.pulse_ms
@@ -314,14 +321,14 @@ class Model:
     def _finish(self, m: Meter, at_ms: int, reason: str, lost: str | None, now_ms: int) -> None:
         unused_ms = m.due_ms - at_ms
         index = len(m.charges) - 1
-        while index >= 0 and unused_ms >= m.charges[index].length_ms:
+        while index >= 0 and unused_ms >= m.charges[index].used_ms:
             if m.charges[index].kept:
                 self._give_back(m, m.charges[index], m.charges[index].kept)
-            unused_ms -= m.charges[index].length_ms
+            unused_ms -= m.charges[index].used_ms
             index -= 1
-        if index >= 0 and m.charges[index].tariff.rounding == "second" and unused_ms > 0:
+        if index >= 0 and m.charges[index].tariff.rounding == "second" and unused_ms + m.charges[index].cut_ms > 0:
             charge = m.charges[index]
-            used_s = -(-(charge.length_ms - unused_ms) // 1000)
+            used_s = -(-(charge.used_ms - unused_ms) // 1000)
             price = -(-charge.price * min(used_s * 1000, charge.length_ms) // charge.length_ms)
             back = min(charge.kept - price, m.spent - charge.tariff.minimum_coins)
             if back > 0:

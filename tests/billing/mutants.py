@@ -27,11 +27,12 @@ TESTS = tuple(
     f"tests/billing/test_{name}.py"
     for name in ("metering", "liveness", "ledger", "receipts", "money", "batcher", "histories")
 )
-TICKS = "billing/migrations/0005_ticks.sql"
+TICKS = "billing/migrations/0006_ticks.sql"
 METERING = "billing/migrations/0004_metering.sql"
+LIVENESS = "billing/migrations/0005_liveness.sql"
 TRANSFERS = "billing/migrations/0002_transfers.sql"
-HOLDS = "billing/migrations/0007_holds.sql"
-STAFF = "billing/migrations/0008_staff.sql"
+HOLDS = "billing/migrations/0008_holds.sql"
+STAFF = "billing/migrations/0009_staff.sql"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,10 @@ MUTANTS = (
         "hang-up ignores when it was sent", TICKS, "v_at := v_now - least(greatest(p_ago, 0), 5000);", "v_at := v_now;"
     ),
     Mutant("hang-up reaches back for ever", TICKS, "least(greatest(p_ago, 0), 5000)", "greatest(p_ago, 0)"),
-    Mutant("pulse after the hang-up is kept", METERING, "exit when v_unused < v_length;", "exit;"),
+    Mutant("pulse after the hang-up is kept", METERING, "exit when v_unused < v_length - v_cut;", "exit;"),
     Mutant(
         "resume charges the silence",
-        METERING,
+        LIVENESS,
         "due_ms = p_now + due_ms - suspended_ms,\n",
         "due_ms = greatest(p_now, due_ms),\n",
     ),
@@ -120,17 +121,17 @@ MUTANTS = (
     ),
     Mutant(
         "blindness taken for silence",
-        METERING,
+        LIVENESS,
         "v_silent := silent_side(p, m.grace_ms / 2);",
         "v_silent := coalesce(silent_side(p, m.grace_ms / 2), 'payer');",
     ),
     Mutant(
         "lost call ends now, not at the last proof",
-        METERING,
+        LIVENESS,
         "perform lose(p_now, m.meter_id, m.suspended_ms,",
         "perform lose(p_now, m.meter_id, least(p_now, m.due_ms),",
     ),
-    Mutant("pauses without end", METERING, "is not null or m.pauses >= 3 then", "is not null then"),
+    Mutant("pauses without end", LIVENESS, "is not null or m.pauses >= 3 then", "is not null then"),
     Mutant(
         "our outage is charged",
         TICKS,

@@ -143,6 +143,16 @@ async def test_voice_to_video_gives_back_the_unused_part_and_carries_remainders(
     ]
 
 
+async def test_hang_up_that_was_sent_before_the_call_began_costs_nothing_in_spite_of_new_terms(desk: Desk) -> None:
+    await desk.grant(1000)
+    meter = await desk.call(VOICE)
+    await desk.talk(3_000, meter)
+    await metering.rerate(desk.conn, meter, VIDEO, now_ms=desk.now_ms)
+    desk.now_ms += 1_000
+    assert (await desk.stop(meter, ago_ms=5_000)).spent_coins == 0
+    await receipt_of(desk, meter)
+
+
 async def test_remainders_lose_no_coin_however_often_it_is_re_rated(desk: Desk) -> None:
     await desk.grant(100_000)
     meter = await desk.call(replace(VOICE, price_coins=7))

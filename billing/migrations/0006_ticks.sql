@@ -284,8 +284,10 @@ begin
     if v_back > 0 then
         perform give_back(v_now, derived_id(p_meter, 'rerated:' || m.period), p_meter, m.period, v_back, 'rerated');
     end if;
-    insert into meter_rates (meter_id, from_period, at_ms, price, pulse_ms, first_price, first_ms, fee_bp, tax_bp, tariff)
-    values (p_meter, m.period + 1, v_now, p_price, p_pulse_ms, p_price, p_pulse_ms, p_fee_bp, p_tax_bp, p_tariff);
+    insert into meter_rates (meter_id, from_period, at_ms, price, pulse_ms, first_price, first_ms, fee_bp, tax_bp, tariff,
+                             cut_ms)
+    values (p_meter, m.period + 1, v_now, p_price, p_pulse_ms, p_price, p_pulse_ms, p_fee_bp, p_tax_bp, p_tariff,
+            least(v_unused, v_length));
     update meters set price = p_price, pulse_ms = p_pulse_ms, fee_bp = p_fee_bp, tax_bp = p_tax_bp,
                       low_balance_ms = p_low_balance_ms, warned = false
     where meter_id = p_meter;
