@@ -29,7 +29,6 @@ from realtime.calls.model import (
 )
 from realtime.calls.store import CallStore
 from realtime.outbox import Outbox
-from realtime.wallet.service import changed
 
 log = structlog.get_logger()
 
@@ -100,16 +99,13 @@ class MeterNews:
                 return 0
             now = await self._store.now_ms(tx.conn)
             calls = await self._store.lock_many(tx.conn, sorted({event.meter_id for event in events}))
+            # Whoever ended a call has told its final figures and wallets: news that comes later is none.
             live = {call_id: call for call_id, call in calls.items() if call.live}
-            changes = []
-            for event in sorted(events, key=lambda event: event.id):
-                happened = call_event(event)
-                if event.meter_id not in live:
-                    # The call was over before we heard of this charge; its wallets must be told all the same.
-                    changed(tx, event.payer, reason="call", tenant_id=event.tenant_id)
-                    changed(tx, event.payee, reason="call", tenant_id=event.tenant_id)
-                elif happened is not None:
-                    changes.append(Change(event.meter_id, happened, event.payer, event.payee))
+            changes = [
+                Change(event.meter_id, happened, event.payer, event.payee)
+                for event in sorted(events, key=lambda event: event.id)
+                if event.meter_id in live and (happened := call_event(event)) is not None
+            ]
             await self._conductor.apply_each(tx, live, changes, now)
         return len(events)
 

@@ -232,17 +232,47 @@ async def test_call_that_cannot_be_ended_does_not_stand_before_the_others(
     assert not (await world.call(calls[0])).live
 
 
-async def test_charge_that_is_heard_of_after_the_end_still_tells_the_wallets(world: World) -> None:
+async def test_charge_that_is_heard_of_after_the_end_is_in_the_wallet_that_the_end_told(world: World) -> None:
     ann, mia = await world.user("ann", coins=100), await world.host("mia")
     call_id = await world.connect(ann, mia)
     await world.talk(call_id, ms=59_000)
     world.clock.forward(2_000)
     await world.report()
     await world.hang_up(ann, call_id)  # charges the pulse that was due, whose news is not consumed yet
-    assert await world.news.consume() == 1
     wallets = [t for t in await world.told(ann) if t.event == "wallet.changed"]
     assert wallets[-1].data["wallet"]["coins"] == 80 == await world.coins(ann)
-    assert (await world.names(ann)).count("call.charged") == 1
+    told = await world.told()
+    assert await world.news.consume() == 1
+    assert await world.told() == told
+
+
+async def test_hang_up_after_the_coins_ran_out_says_exhausted(world: World) -> None:
+    ann, mia = await world.user("ann", coins=10), await world.host("mia")
+    call_id = await world.connect(ann, mia)
+    connected_ms = world.clock.now_ms
+    await world.talk(call_id, ms=59_000)
+    world.clock.forward(3_000)
+    await world.report()
+    async with world.pool.acquire() as conn:
+        await metering.tick(conn, now_ms=world.clock.now_ms)  # whose news is not consumed yet
+    call = await world.hang_up(ann, call_id)
+    assert (call.reason, call.ended_ms) == (Reason.EXHAUSTED, connected_ms + 60_000)
+    receipt = await world.calls.receipt(ann, call_id)
+    assert (receipt.reason, receipt.ended_ms) == ("exhausted", call.ended_ms)
+
+
+async def test_news_of_one_batch_is_told_in_the_order_in_which_it_happened(world: World) -> None:
+    ann, mia = await world.user("ann", coins=20), await world.host("mia", pulse_ms=5_000)
+    call_id = await world.connect(ann, mia)
+    for _ in range(11):
+        world.clock.forward(1_000)
+        await world.calls.media_up(ann, call_id, Phone())
+        await world.calls.media_up(mia, call_id, Phone())
+        await world.report()
+        async with world.pool.acquire() as conn:
+            await metering.tick(conn, now_ms=world.clock.now_ms)
+    assert await world.news.consume() == 3
+    assert (await world.names(ann))[-4:] == ["call.charged", "call.charged", "call.low_balance", "call.ended"]
 
 
 async def test_workers_run_until_cancelled_and_survive_the_database(pool: asyncpg.Pool, pg_url: str) -> None:
