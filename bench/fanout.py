@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench._native import Answer, Load, bench, median, port_of, process_cpu_s
-from bench.harness import Figures, Scenario, cpu_seconds
+from bench.harness import Figures, Scenario, cpu_seconds, resident_kb
 
 WARM_UP_S = 1.5  # also lets the news of a thousand joins die down
 CHANNEL = "bench"
@@ -69,7 +69,9 @@ def run(options: argparse.Namespace) -> Figures:
     ours: list[Run] = []
     limits: list[Run] = []
     with bench() as native, native.server() as server:
+        rss_kb = resident_kb(server.pid)
         load = native.load(port_of(server), first=native.sign_ins(range(options.members)), **words)
+        kb_per_socket = (resident_kb(server.pid) - rss_kb) / options.members
         warm = load.fan_out(WARM_UP_S, publishers=options.publishers, in_flight=options.in_flight)
         event_bytes = round(warm.bytes / max(1, warm.events + warm.replies)) if warm.events else EVENT_BYTES_GUESS
         with native.limit(*joined, str(event_bytes)) as (limit_port, limit_pid):
@@ -91,6 +93,7 @@ def run(options: argparse.Namespace) -> Figures:
         "generator_busy": median([each.answer.busy for each in ours]),
         "p50_ms": round(median([each.answer.p50_us for each in ours]) / 1e3, 3),
         "p99_ms": round(median([each.answer.p99_us for each in ours]) / 1e3, 3),
+        "kb_per_socket": round(kb_per_socket, 2),
         "event_bytes": event_bytes,
         "members": options.members,
         "publishers": options.publishers,

@@ -32,6 +32,8 @@ def run(options: argparse.Namespace) -> Figures:
         "server_cpu_us_each": round(cpu_us, 1),
         "limit_cpu_us_each": round(limit_us, 1),
         "generator_busy": ours.busy,
+        "p50_ms": round(ours.p50_us / 1e3, 3),
+        "p99_ms": round(ours.p99_us / 1e3, 3),
     }
 
 

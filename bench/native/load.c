@@ -111,6 +111,7 @@ static void start(size_t index) {
     }
     if (connect(c->fd, (struct sockaddr *)&server, sizeof server) && errno != EINPROGRESS) die("connect");
     c->state = CONNECTING;
+    c->sent[0] = now_s();
     opening_now++;
     struct epoll_event e = {.events = EPOLLOUT, .data.ptr = c};
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &e);
@@ -214,6 +215,7 @@ static void take_frames(struct conn *c, const unsigned char *p, size_t size) {
             at = end + 4 - p;
             handshakes++;
             if (dropping) {
+                note_latency(now - c->sent[0]);
                 struct linger hard = {1, 0}; /* no TIME_WAIT: ports would run out in seconds */
                 setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
                 drop(c);
