@@ -132,6 +132,14 @@ async def test_a_declined_call_costs_nothing_and_says_so(open_window: Open, node
     await expect(host.part("ring")).to_be_hidden()
 
 
+async def test_a_caller_without_coins_is_told_so_and_nobody_rings(open_window: Open, node: Node) -> None:
+    caller, host = await both(open_window, coins=PRICE_COINS - 1)
+    await caller.page.locator('[data-user="asha"]').get_by_test_id("call-voice").click()
+    await expect(caller.part("toasts")).to_contain_text("You do not have enough coins for that.")
+    await expect(caller.page.locator("#lobby")).to_be_visible()
+    await expect(host.part("ring")).to_be_hidden()
+
+
 async def test_a_cancelled_call_stops_ringing(open_window: Open, node: Node) -> None:
     caller, host = await both(open_window)
     await caller.page.locator('[data-user="asha"]').get_by_test_id("call-voice").click()
