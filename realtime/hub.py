@@ -295,21 +295,26 @@ class Hub:
     async def _check(self, keys: Sequence[str]) -> None:
         """Compare positions with the heads in Redis; fill gaps, and give up streams whose epoch is over."""
         for start in range(0, len(keys), RECHECK_BATCH):
-            batch = [key for key in keys[start : start + RECHECK_BATCH] if key in self._streams]
+            batch = [self._streams[key] for key in keys[start : start + RECHECK_BATCH] if key in self._streams]
+            asked_at = [Position(stream.epoch, stream.offset) for stream in batch]
             try:
-                heads = await self.broker.positions(batch)
+                heads = await self.broker.positions([stream.key for stream in batch])
             except Unavailable:
-                self._doubt(batch)
+                self._doubt(stream.key for stream in batch)
                 continue
-            for key, head in zip(batch, heads, strict=True):
-                stream = self._streams.get(key)
-                if stream is not None:
-                    self._compare(stream, head)
+            for stream, then, head in zip(batch, asked_at, heads, strict=True):
+                self._compare(stream, then, head)
 
-    def _compare(self, stream: Stream, head: Position) -> None:
+    def _compare(self, stream: Stream, then: Position, head: Position) -> None:
+        """Judge a stream by its head; `then` is the position at which the head was asked for.
+
+        News may have overtaken the answer, so only what was known before may prove that the head is behind it.
+        """
+        if stream.epoch != then.epoch:
+            return
         if stream.offset < 0:
             self._doom(stream, stream.without_position(), spread=True)
-        elif stream.epoch != head.epoch or head.offset < stream.offset:
+        elif stream.epoch != head.epoch or head.offset < then.offset:
             self._broken(stream)
         elif head.offset > stream.offset:
             self._repair(stream)

@@ -158,6 +158,23 @@ async def test_a_lost_publish_is_noticed_when_positions_are_checked(node: Node) 
     await until(lambda: conn.offsets() == [1], "the check found it")
 
 
+async def test_news_that_overtakes_the_answer_of_a_check_is_no_reason_to_resync(node: Node, other: Node) -> None:
+    conn = await sign_in(node)
+    total = 600
+
+    async def publish() -> None:
+        for n in range(1, total + 1):
+            await other.broker.publish([outgoing(USER, n)])
+
+    publishing = asyncio.create_task(publish())
+    while not publishing.done():
+        node.hub.restored([user_stream(USER)])
+        await asyncio.sleep(0)
+    await have(conn, total)
+    assert conn.offsets() == list(range(1, total + 1))
+    assert node.hub.resyncs == 0
+
+
 async def test_a_flushed_redis_sends_sockets_back_for_a_snapshot(node: Node, redis: aioredis.Redis) -> None:
     conn = await sign_in(node)
     await node.broker.publish([outgoing(USER, 1)])
