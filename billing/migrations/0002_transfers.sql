@@ -115,9 +115,9 @@ $$;
 grant execute on function billing.post_transfers to talkmeter_app;
 
 -- The same for payments from wallets to earnings, promotional coins first, which are most of all transfers: the wallet is
--- checked and debited by one update, as in a tick. What that leaves over (no funds, restricted, unknown, a second payment
--- of one wallet) is decided by post_transfers. A twin that is booked in another transaction at this moment raises
--- unique_violation, and nothing is done.
+-- checked and debited by one update, as in a tick, and nothing is looked up beforehand. What that leaves over (no funds,
+-- restricted, a second payment of one wallet) is decided by post_transfers; so is the whole call when an id was used
+-- before or a payee is unknown, which the constraints and the count of credited wallets tell: the work is then undone.
 create function billing.post_payments(
     p_now bigint, p_ids uuid[], p_kinds billing.transfer_kind[], p_payers bigint[], p_payees bigint[], p_coins bigint[],
     p_fee_bps int[], p_reasons text[]
@@ -132,37 +132,52 @@ declare
     v_done uuid[];
     v_promos bigint[];
     v_fees bigint[];
+    v_credited int;
+    v_payees int;
 begin
-    with asked as (
-        select t.*, row_number() over (partition by t.payer order by t.n) as turn
-        from unnest(p_ids, p_kinds, p_payers, p_payees, p_coins, p_fee_bps, p_reasons)
-             with ordinality as t (id, kind, payer, payee, coins, fee_bp, reason, n)
-        where not exists (select from transfers o where o.transfer_id = t.id)
-    ), paid as materialized (
-        update spending_wallets w
-        set last_promo = least(w.promo, a.coins), promo = w.promo - least(w.promo, a.coins),
-            paid = w.paid - (a.coins - least(w.promo, a.coins)), v = w.v + 1
-        from (select q.*, e.tenant_id as payee_tenant
-              from (select * from asked x where x.turn = 1 order by x.payer) q
-              join earning_wallets e on e.user_id = q.payee) a
-        where w.user_id = a.payer and w.paid + w.promo >= a.coins and not w.restricted and w.tenant_id = a.payee_tenant
-        returning a.id, a.kind, a.payer, a.payee, a.coins, a.fee_bp, a.reason, w.last_promo as promo, w.tenant_id,
-                  a.coins / 10000 * a.fee_bp + a.coins % 10000 * a.fee_bp / 10000 as fee
-    ), booked as (
-        insert into transfers as t (transfer_id, at_ms, debit_owner, credit_owner, coins, promo, fee, tenant_id, fee_bp,
-                                    kind, debit, credit, bucket, reason)
-        select p.id, v_now, p.payer, p.payee, p.coins, p.promo, p.fee, p.tenant_id, p.fee_bp, p.kind, 'wallet', 'earnings',
-               'auto', p.reason
-        from paid p
-        returning t.transfer_id, t.promo, t.fee
-    ), earned as (
-        update earning_wallets w
-        set earned = w.earned + m.earned, v = w.v + 1
-        from (select p.payee, sum(p.coins - p.fee)::bigint as earned from paid p group by p.payee order by p.payee) m
-        where w.user_id = m.payee
-    )
-    select array_agg(b.transfer_id), array_agg(b.promo), array_agg(b.fee) into v_done, v_promos, v_fees from booked b;
-    return query select u.id, 'done', null::text, u.promo, u.fee from unnest(v_done, v_promos, v_fees) as u (id, promo, fee);
+    begin
+        with asked as (
+            select t.*, row_number() over (partition by t.payer order by t.n) as turn
+            from unnest(p_ids, p_kinds, p_payers, p_payees, p_coins, p_fee_bps, p_reasons)
+                 with ordinality as t (id, kind, payer, payee, coins, fee_bp, reason, n)
+        ), paid as materialized (
+            update spending_wallets w
+            set last_promo = least(w.promo, a.coins), promo = w.promo - least(w.promo, a.coins),
+                paid = w.paid - (a.coins - least(w.promo, a.coins)), v = w.v + 1
+            from (select * from asked x where x.turn = 1 order by x.payer) a
+            where w.user_id = a.payer and w.paid + w.promo >= a.coins and not w.restricted
+            returning a.id, a.kind, a.payer, a.payee, a.coins, a.fee_bp, a.reason, w.last_promo as promo, w.tenant_id,
+                      a.coins / 10000 * a.fee_bp + a.coins % 10000 * a.fee_bp / 10000 as fee
+        ), booked as (
+            insert into transfers as t (transfer_id, at_ms, debit_owner, credit_owner, coins, promo, fee, tenant_id, fee_bp,
+                                        kind, debit, credit, bucket, reason)
+            select p.id, v_now, p.payer, p.payee, p.coins, p.promo, p.fee, p.tenant_id, p.fee_bp, p.kind, 'wallet',
+                   'earnings', 'auto', p.reason
+            from paid p
+            returning t.transfer_id, t.promo, t.fee
+        ), owed as materialized (
+            select p.payee, p.tenant_id, sum(p.coins - p.fee)::bigint as earned
+            from paid p group by p.payee, p.tenant_id order by p.payee
+        ), earned as (
+            update earning_wallets w
+            set earned = w.earned + o.earned, v = w.v + 1
+            from owed o where w.user_id = o.payee and w.tenant_id = o.tenant_id
+            returning 1
+        )
+        select array_agg(b.transfer_id), array_agg(b.promo), array_agg(b.fee), (select count(*) from owed),
+               (select count(*) from earned)
+        into v_done, v_promos, v_fees, v_payees, v_credited from booked b;
+        if v_credited <> v_payees then
+            raise exception 'an unknown payee' using errcode = 'TM009';
+        end if;
+    exception
+        when unique_violation or sqlstate 'TM009' then
+            v_done := null;
+    end;
+    if v_done is not null then
+        return query
+        select u.id, 'done', null::text, u.promo, u.fee from unnest(v_done, v_promos, v_fees) as u (id, promo, fee);
+    end if;
     if coalesce(cardinality(v_done), 0) < cardinality(p_ids) then
         return query
         select r.* from (
