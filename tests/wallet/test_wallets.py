@@ -41,6 +41,9 @@ async def test_gift_moves_coins_splits_commission_and_tells_both(people: People)
     assert received.data["earned_coins"] == 14
     assert received.data["wallet"]["earned"] == 14
     assert "call_id" not in received.data
+    assert received.push, "a gift is told to a phone that is asleep"
+    (changed,) = [told for told in await people.told(mia) if told.event == "wallet.changed"]
+    assert (changed.data["wallet"]["earned"], changed.data["reason"]) == (14, "gift")
     assert [told.data["wallet"]["coins"] for told in await people.told(ann)] == [50, 30]
 
 
