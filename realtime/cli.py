@@ -123,7 +123,7 @@ def migrate_command(data_dir: DataDir = None, database_url: DatabaseUrl = None) 
 
 @app.command()
 def docs(folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("docs")) -> None:
-    """Write docs/protocol.md, docs/asyncapi.json and docs/settings.md from the code."""
+    """Write the documents that are made from the code: protocol, asyncapi, settings, calls, tariffs."""
     from realtime.documents import write
 
     for path in write(folder):

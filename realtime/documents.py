@@ -8,7 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from billing.tariffs import document as tariffs_document
 from realtime.app import event_table, route_table
+from realtime.calls.document import document as calls_document
 from realtime.config import PREFIX, Settings
 from realtime.protocol.asyncapi import markdown, render_asyncapi
 
@@ -20,6 +22,8 @@ def documents() -> dict[str, str]:
         "protocol.md": markdown(routes, events),
         "asyncapi.json": render_asyncapi(routes, events),
         "settings.md": settings_markdown(),
+        "calls.md": calls_document(),
+        "tariffs.md": tariffs_document(),
     }
 
 

@@ -15,7 +15,7 @@ from realtime.documents import documents
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-@pytest.mark.parametrize("name", ["protocol.md", "asyncapi.json", "settings.md"])
+@pytest.mark.parametrize("name", ["protocol.md", "asyncapi.json", "settings.md", "calls.md", "tariffs.md"])
 def test_generated_documents_are_up_to_date(name: str) -> None:
     assert (DOCS / name).read_text() == documents()[name], "run `talkmeter docs`"
 

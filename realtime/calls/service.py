@@ -36,7 +36,7 @@ from realtime.calls.model import (
 from realtime.calls.ports import Heard, People, Presence, Signals
 from realtime.calls.receipts import ReceiptView, receipt_view
 from realtime.calls.store import CallStore
-from realtime.calls.views import CallChanged, CallSignal, CallView, call_view, incoming_event_id
+from realtime.calls.views import CallSignal, CallView, call_view, incoming_event_id
 from realtime.ids import new_id
 from realtime.media.provider import Grant, MediaCredentials, MediaProvider
 from realtime.outbox import Outbox, Tx
@@ -227,14 +227,6 @@ class Calls:
         """Return which of these users are in a call now: what presence mends its marks by."""
         async with self._pool.acquire() as conn:
             return await self._store.busy_of(conn, user_ids)
-
-    async def ring_pending(self, user_id: int) -> list[tuple[UUID, CallChanged]]:
-        """Return event id and data of `call.incoming` for a device that has connected while it rings."""
-        async with self._pool.acquire() as conn:
-            live = await self._store.live_of(conn, [user_id])
-            ringing = [c for c in live if c.host_id == user_id and c.state in (State.INVITING, State.RINGING)]
-            views = await self._views(conn, ringing, user_id)
-        return [(incoming_event_id(c), CallChanged(view)) for c, view in zip(ringing, views, strict=True)]
 
     async def history(self, user_id: int, *, before: UUID | None, limit: int) -> tuple[list[CallView], UUID | None]:
         """Return ended calls, newest first, and the cursor of the next page if there may be one."""
