@@ -11,6 +11,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
@@ -31,7 +32,6 @@ from realtime.accounts.tokens import JwtVerifier, Verifier, Verifiers
 from realtime.broker import Broker, user_stream
 from realtime.calls.handlers import EVENTS as CALL_EVENTS
 from realtime.calls.handlers import CallHandlers
-from realtime.calls.service import Calls
 from realtime.channels.handlers import EVENTS as CHANNEL_EVENTS
 from realtime.channels.handlers import ChannelHandlers
 from realtime.channels.service import Channels
@@ -118,6 +118,26 @@ def event_table() -> list[EventType]:
     return [event for table in tables for event in table]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What both roles of a node need, made once and joined."""
+
+    pool: asyncpg.Pool
+    broker: Broker
+    hub: Hub
+    keys: KeyRing
+    accounts: Accounts
+    presence: Presence
+    marks: Marks
+    outbox: Outbox
+    calls: CallParts
+    wallets: Wallets
+    chat: Chat
+    push: PushParts | None
+    pushes: Pushes
+    metrics: Metrics
+
+
 class App:
     """One node: what its roles need, started in order.
 
@@ -164,12 +184,25 @@ class App:
     # Building.
 
     async def _start(self, sock: socket.socket | None) -> None:
+        parts = await self._build()
+        await parts.presence.start()
+        self._stack.push_async_callback(parts.presence.close)
+        self._stack.push_async_callback(parts.marks.close)
+        parts.metrics.source("talkmeter_outbox_relayed_total", lambda: parts.outbox.relayed)
+        self._spawn(parts.metrics.run(), "metrics")
+        self._spawn(parts.outbox.run(), "outbox")
+        if JOBS in self.roles:
+            self._run_jobs(parts)
+        if HUB in self.roles:
+            await self._run_hub(parts, sock)
+
+    async def _build(self) -> Parts:
+        """Make what both roles need; nothing of it runs yet."""
         settings = self.settings
         pool = self._pool = await self._open_pool()
         broker = self._broker = Broker(settings.redis_url, settings.redis_prefix)
         self._stack.push_async_callback(broker.close)
         hub = Hub(broker, fan_out=broadcast)
-        keys = load_keys(settings.jwt_secret, settings.data_path)
         accounts = Accounts(pool, push_enabled=bool(settings.firebase_credentials))
         presence = Presence(
             broker,
@@ -185,55 +218,72 @@ class App:
         accounts.on_host_changed = presence.host_changed
         accounts.on_push_changed = marks.push_changed
         calls = CallParts(settings, pool, outbox, accounts, broker, marks)
-        wallets = Wallets(pool=pool, people=accounts, calls=calls.service, commission_bp=settings.commission_bp)
-        chat = Chat(pool, outbox, accounts, publish_ephemeral=partial(_whisper, broker))
-        pushes = Pushes(pool)
-        await presence.start()
-        self._stack.push_async_callback(presence.close)
-        self._stack.push_async_callback(marks.close)
-        metrics = Metrics(self.node, broker.backend.client, settings.redis_prefix)
-        metrics.source("talkmeter_outbox_relayed_total", lambda: outbox.relayed)
-        self._spawn(metrics.run(), "metrics")
-        self._spawn(outbox.run(), "outbox")
-        if JOBS in self.roles:
-            self._run_jobs(pool, calls, push, pushes, metrics)
-        if HUB in self.roles:
-            await hub.start()
-            self._stack.push_async_callback(hub.close)
-            channels = Channels(broker, hub, node=self.node)
-            self._stack.push_async_callback(channels.close)
-            sessions = Sessions(
-                verifiers=self._verifiers(keys),
-                accounts=accounts,
-                hub=hub,
-                node=self.node,
-                arrivals=Arrivals(presence, channels),
-                snapshots={"calls": calls.service.snapshot, "wallet": wallets.snapshot, "unread": chat.unread},
-                heartbeat_ms=settings.heartbeat_ms,
-            )
-            dispatcher = self._dispatcher(pool, outbox, sessions, calls.service, pushes)
-            handlers: list[Handlers] = [
-                sessions,
-                AccountHandlers(accounts, host_status=presence.status_of),
-                PresenceHandlers(presence),
-                CallHandlers(calls.service),
-                WalletHandlers(wallets),
-                ChatHandlers(chat),
-                PushHandlers(pushes),
-                ChannelHandlers(channels, hub),
-            ]
-            for handler in handlers:
-                dispatcher.add(handler.routes(), CODECS.values())
-            self._spawn(channels.run(), "channels")
-            self._spawn(calls.proofs.run(), "proofs")
-            self._spawn(sessions.run(dispatcher.sessions.values), "sessions")
-            metrics.source("talkmeter_connections", lambda: len(dispatcher.sessions))
-            metrics.source("talkmeter_requests_total", lambda: dispatcher.handled)
-            metrics.source("talkmeter_streams", hub.stream_count)
-            metrics.source("talkmeter_call_sides", lambda: len(calls.liveness))
-            mint_dev = partial(self._mint_dev, keys, accounts, outbox) if settings.dev else None
-            pages = http.build(ready=self._ready, metrics=metrics.page, mint_dev=mint_dev)
-            await self._listen(dispatcher, pages, sock)
+        return Parts(
+            pool=pool,
+            broker=broker,
+            hub=hub,
+            keys=load_keys(settings.jwt_secret, settings.data_path),
+            accounts=accounts,
+            presence=presence,
+            marks=marks,
+            outbox=outbox,
+            calls=calls,
+            wallets=Wallets(pool=pool, people=accounts, calls=calls.service, commission_bp=settings.commission_bp),
+            chat=Chat(pool, outbox, accounts, publish_ephemeral=partial(_whisper, broker)),
+            push=push,
+            pushes=Pushes(pool),
+            metrics=Metrics(self.node, broker.backend.client, settings.redis_prefix),
+        )
+
+    def _run_jobs(self, parts: Parts) -> None:
+        """Start what any node can do: every job claims its work in the database."""
+        pool, calls, metrics = parts.pool, parts.calls, parts.metrics
+        self._spawn(calls.deadlines.run(), "deadlines")
+        self._spawn(calls.news.run(), "meter news")
+        self._spawn(MeterWorker(pool, wake=calls.news.wake).run(), "meters")
+        self._spawn(_purge(pool, parts.pushes), "purge")
+        self._spawn(Auditor(pool, observe=partial(_observe_audit, metrics)).run(), "audit")
+        if parts.push is not None:
+            self._spawn(parts.push.worker.run(), "push")
+
+    async def _run_hub(self, parts: Parts, sock: socket.socket | None) -> None:
+        """Start what holds sockets, and listen."""
+        hub, calls, metrics = parts.hub, parts.calls, parts.metrics
+        await hub.start()
+        self._stack.push_async_callback(hub.close)
+        channels = Channels(parts.broker, hub, node=self.node)
+        self._stack.push_async_callback(channels.close)
+        sessions = Sessions(
+            verifiers=self._verifiers(parts.keys),
+            accounts=parts.accounts,
+            hub=hub,
+            node=self.node,
+            arrivals=Arrivals(parts.presence, channels),
+            snapshots={"calls": calls.service.snapshot, "wallet": parts.wallets.snapshot, "unread": parts.chat.unread},
+            heartbeat_ms=self.settings.heartbeat_ms,
+        )
+        dispatcher = self._dispatcher(parts, sessions)
+        handlers: list[Handlers] = [
+            sessions,
+            AccountHandlers(parts.accounts, host_status=parts.presence.status_of),
+            PresenceHandlers(parts.presence),
+            CallHandlers(calls.service),
+            WalletHandlers(parts.wallets),
+            ChatHandlers(parts.chat),
+            PushHandlers(parts.pushes),
+            ChannelHandlers(channels, hub),
+        ]
+        for handler in handlers:
+            dispatcher.add(handler.routes(), CODECS.values())
+        self._spawn(channels.run(), "channels")
+        self._spawn(calls.proofs.run(), "proofs")
+        self._spawn(sessions.run(dispatcher.sessions.values), "sessions")
+        metrics.source("talkmeter_connections", lambda: len(dispatcher.sessions))
+        metrics.source("talkmeter_requests_total", lambda: dispatcher.handled)
+        metrics.source("talkmeter_streams", hub.stream_count)
+        metrics.source("talkmeter_call_sides", lambda: len(calls.liveness))
+        mint_dev = partial(self._mint_dev, parts) if self.settings.dev else None
+        await self._listen(dispatcher, http.build(ready=self._ready, metrics=metrics.page, mint_dev=mint_dev), sock)
 
     async def _open_pool(self) -> asyncpg.Pool:
         pool = await asyncpg.create_pool(
@@ -284,17 +334,15 @@ class App:
             verifiers.append(firebase)
         return Verifiers(verifiers)
 
-    def _dispatcher(
-        self, pool: asyncpg.Pool, outbox: Outbox, sessions: Sessions, calls: Calls, pushes: Pushes
-    ) -> Dispatcher:
+    def _dispatcher(self, parts: Parts, sessions: Sessions) -> Dispatcher:
         async def acknowledged(who: Principal, event_ids: Sequence[str]) -> None:
             # First what stops a push, which must not depend on whether the call is still there.
-            await pushes.confirm(who.user_id, event_ids, now_ms=time.time_ns() // 1_000_000)
-            await calls.acknowledged(who, event_ids)
+            await parts.pushes.confirm(who.user_id, event_ids, now_ms=time.time_ns() // 1_000_000)
+            await parts.calls.service.acknowledged(who, event_ids)
 
         dispatcher = Dispatcher(
-            outbox=outbox,
-            pool=pool,
+            outbox=parts.outbox,
+            pool=parts.pool,
             rates=Rates(self.settings.requests_per_s, self.settings.requests_burst),
             on_closed=sessions.closed,
             on_ack=acknowledged,
@@ -302,17 +350,6 @@ class App:
         )
         self._stack.push_async_callback(dispatcher.close)
         return dispatcher
-
-    def _run_jobs(
-        self, pool: asyncpg.Pool, calls: CallParts, push: PushParts | None, pushes: Pushes, metrics: Metrics
-    ) -> None:
-        self._spawn(calls.deadlines.run(), "deadlines")
-        self._spawn(calls.news.run(), "meter news")
-        self._spawn(MeterWorker(pool, wake=calls.news.wake).run(), "meters")
-        self._spawn(_purge(pool, pushes), "purge")
-        self._spawn(Auditor(pool, observe=partial(_observe_audit, metrics)).run(), "audit")
-        if push is not None:
-            self._spawn(push.worker.run(), "push")
 
     async def _listen(self, dispatcher: Dispatcher, app: Starlette, sock: socket.socket | None) -> None:
         settings = self.settings
@@ -376,7 +413,7 @@ class App:
 
         return {"database": await state(database), "redis": await state(redis)}
 
-    async def _mint_dev(self, keys: KeyRing, accounts: Accounts, outbox: Outbox, user: http.DevUser) -> dict[str, Any]:
+    async def _mint_dev(self, parts: Parts, user: http.DevUser) -> dict[str, Any]:
         wish = DevGrant(
             user=user.user,
             name=user.name,
@@ -388,7 +425,7 @@ class App:
             tags=tuple(user.tags),
             media=tuple(user.media),
         )
-        token = await prepare_user(self.settings, keys, accounts, outbox, wish, ttl_s=DEV_TOKEN_S)
+        token = await prepare_user(self.settings, parts.keys, parts.accounts, parts.outbox, wish, ttl_s=DEV_TOKEN_S)
         return {"token": token, "user": user.user}
 
 
