@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import asyncpg
+import uvloop
 
 from bench._ledger import (
     SQL,
@@ -130,7 +131,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Figures:
     with durable_postgres() as engines:
         if arguments.paced:
-            return asyncio.run(_paced(engines, arguments))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the server runs
+                return runner.run(_paced(engines, arguments))
         pgbench = Pgbench(engines)
         pgbench.prepare()
         load = asyncio.run(_prepare(engines, arguments, grace_ms=GRACE_MS))
