@@ -38,6 +38,7 @@ mutants: setup
 
 crash: setup
 	$(BIN)/python -m tests.crash --rounds 30
+	$(BIN)/python -m tests.broker.chaos --events 100000
 
 bench: setup
 	$(BIN)/python -m bench $(ARGS)
