@@ -30,6 +30,7 @@
 #define FAN_RING 65536
 #define HISTOGRAM_US 2000000
 #define SETTLE_S 30.0
+#define RETRIES_MAX 100 /* of opening messages that a server under load puts off, in all */
 
 enum state { CLOSED, CONNECTING, UPGRADING, FIRST, SECOND, READY };
 
@@ -44,7 +45,7 @@ struct conn {
 };
 
 static struct conn *conns;
-static size_t conns_count, opening_max = 64, source = 1, sources = 1, opened, opening_now, closed_count;
+static size_t conns_count, opening_max = 64, source = 1, sources = 1, opened, opening_now, closed_count, retries;
 static const char *path = "/v1/socket", *subprotocol = "talkmeter.v1.json", *second = NULL, *greeting = NULL;
 static const char *event_prefix = "";
 static char reply_prefixes[256] = "{\"re|{\"id";
@@ -188,6 +189,12 @@ static void take_text(struct conn *c, const unsigned char *p, size_t size, doubl
         return;
     }
     if (memmem(p, size < 60 ? size : 60, "\"error\":", 8)) {
+        if (c->state != READY && retries < RETRIES_MAX && memmem(p, size, "\"retryable\":true", 16)) {
+            const char *again = c->state == SECOND ? second : first_lines ? first_lines[c - conns] : greeting;
+            retries++;
+            send_text(c, again, strlen(again));
+            return;
+        }
         if (errors++ == 0) complain("error reply", p, size);
         if (c->state != READY) exit(3);
     }
