@@ -281,6 +281,9 @@ class App:
         metrics.source("talkmeter_connections", lambda: len(dispatcher.sessions))
         metrics.source("talkmeter_requests_total", lambda: dispatcher.handled)
         metrics.source("talkmeter_streams", hub.stream_count)
+        metrics.source("talkmeter_stream_gaps_total", lambda: hub.gaps)
+        metrics.source("talkmeter_resyncs_total", lambda: hub.resyncs)
+        metrics.source("talkmeter_broker_connected", lambda: parts.broker.connected)
         metrics.source("talkmeter_call_sides", lambda: len(calls.liveness))
         mint_dev = partial(self._mint_dev, parts) if self.settings.dev else None
         await self._listen(dispatcher, http.build(ready=self._ready, metrics=metrics.page, mint_dev=mint_dev), sock)
