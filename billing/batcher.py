@@ -32,11 +32,31 @@ class _Waiting:
     asks: int = 0
 
 
+class _Lane:
+    """A connection that is kept from batch to batch: handing it back costs the server a reset each time."""
+
+    __slots__ = ("_conn", "_pool")
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._conn: asyncpg.Connection | None = None
+
+    async def connection(self) -> asyncpg.Connection:
+        if self._conn is None:
+            self._conn = await self._pool.acquire()
+        return self._conn
+
+    async def release(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            await self._pool.release(conn)
+
+
 class TransferBatcher:
     """Posts transfers in batches, in transactions of its own.
 
     Args:
-        pool: asyncpg pool, from which each lane holds a connection while it works.
+        pool: asyncpg pool, from which each lane holds a connection.
         batch_max: transfers in a transaction.
         lanes: transactions in flight.
     """
@@ -78,18 +98,22 @@ class TransferBatcher:
         return posted
 
     async def _lane(self) -> None:
-        while True:
-            await self._wake.wait()
-            batch = self._next()
-            if not batch:
-                self._wake.clear()
-                continue
-            try:
-                await self._book(batch)
-            except BaseException:
-                for waiting in batch:
-                    _fail(waiting, Busy("the batcher has stopped"))
-                raise
+        lane = _Lane(self._pool)
+        try:
+            while True:
+                await self._wake.wait()
+                batch = self._next()
+                if not batch:
+                    self._wake.clear()
+                    continue
+                try:
+                    await self._book(lane, batch)
+                except BaseException:
+                    for waiting in batch:
+                        _fail(waiting, Busy("the batcher has stopped"))
+                    raise
+        finally:
+            await lane.release()
 
     def _next(self) -> list[_Waiting]:
         """Take what may go together: no id and no debited account twice; the others keep their turn."""
@@ -110,33 +134,34 @@ class TransferBatcher:
         self._queue.extendleft(reversed(later))
         return batch
 
-    async def _book(self, batch: Sequence[_Waiting]) -> None:
+    async def _book(self, lane: _Lane, batch: Sequence[_Waiting]) -> None:
         """Post a batch; on an unexpected refusal halve it until the culprit is alone."""
         retries = 0
         while True:
             try:
-                async with self._pool.acquire() as conn:
-                    posted = await post_all(conn, [waiting.transfer for waiting in batch])
+                posted = await post_all(await lane.connection(), [waiting.transfer for waiting in batch])
                 break
             except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError, Busy) as exc:
                 retries += 1
                 if isinstance(exc, Busy) and len(batch) > 1:
-                    return await self._halve(batch)
+                    return await self._halve(lane, batch)
+                if not isinstance(exc, Busy):
+                    await lane.release()
                 if retries >= RETRIES_MAX:
                     return _fail_all(batch, Busy(f"the ledger cannot be reached: {exc}"))
                 await asyncio.sleep(RETRY_MS / 1000)
             except (asyncpg.PostgresError, BillingError) as exc:
                 if len(batch) > 1:
-                    return await self._halve(batch)
+                    return await self._halve(lane, batch)
                 return _fail_all(batch, exc)
         for waiting, outcome in zip(batch, posted, strict=True):
             self._answer(waiting, outcome)
         return None
 
-    async def _halve(self, batch: Sequence[_Waiting]) -> None:
+    async def _halve(self, lane: _Lane, batch: Sequence[_Waiting]) -> None:
         half = len(batch) // 2
-        await self._book(batch[:half])
-        await self._book(batch[half:])
+        await self._book(lane, batch[:half])
+        await self._book(lane, batch[half:])
 
     def _answer(self, waiting: _Waiting, posted: Posted) -> None:
         if posted.outcome != "undecided":
