@@ -27,9 +27,9 @@ PRICE_COINS = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wallets", type=int, default=1_000_000)
-    parser.add_argument("--users", type=int, default=2_000, help="who send at a time")
-    parser.add_argument("--batch", type=int, default=1_000, help="transfers in a transaction at most")
-    parser.add_argument("--lanes", type=int, default=2, help="transactions in flight")
+    parser.add_argument("--users", type=int, default=4_000, help="who send at a time")
+    parser.add_argument("--batch", type=int, default=500, help="transfers in a transaction at most")
+    parser.add_argument("--lanes", type=int, default=4, help="transactions in flight")
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--pgbench-seconds", type=int, default=10, help="of each of the two runs, before and after")
 

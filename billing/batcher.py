@@ -17,9 +17,9 @@ import asyncpg
 from billing.errors import BillingError, Busy, UnknownAccount
 from billing.ledger import Posted, Transfer, post_all
 
-BATCH_MAX = 1_000  # about 30 ms of PostgreSQL's time: what the last in a batch waits at most
+BATCH_MAX = 500  # about 15 ms of PostgreSQL's time: what the last in a batch waits at most
 PENDING_MAX = 20_000  # a second's worth; beyond it callers are told to wait
-LANES = 2  # one batch is prepared and computed while the other waits for the disk
+LANES = 4  # some are prepared and computed while others wait for the disk; a connection each
 ASKS_MAX = 3  # for twins in flight; an account that is unknown then does not exist
 RETRY_MS = 100
 RETRIES_MAX = 50  # a restart of PostgreSQL takes seconds
