@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 from .interface import Encoded
 
+CROWD_SOCKETS = 256  # written in one turn: some 2 ms of nothing but sends
+CROWD_PAUSE_S = 0.001  # a round trip to Redis, in which more comes that can leave in the same writes
+
 Pending = tuple[Any, bytes]
 """What is queued for a socket: the last frame, behind what was queued before it (again a Pending, or None).
 
@@ -39,26 +42,32 @@ class Sending(Protocol):
 class Outbox:
     """The sockets of one loop that have something to send. One per server; not thread-safe, like the loop."""
 
-    __slots__ = ("_bytes_max", "_dirty", "_loop", "_scheduled")
+    __slots__ = ("_bytes_max", "_crowded", "_dirty", "_loop", "_scheduled")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, bytes_max: int) -> None:
         self._loop = loop
         self._bytes_max = bytes_max
         self._dirty: list[Sending] = []
         self._scheduled = False
+        self._crowded = False  # in the last turn many sockets had several frames each: messages queue
 
     def add(self, conn: Sending) -> None:
         """Note that `conn.pending` went from None to something."""
         self._dirty.append(conn)
         if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self.flush)
+            self._schedule()
 
     def extend(self, conns: list[Sending]) -> None:
         """Note the same for many."""
         self._dirty += conns
         if not self._scheduled:
-            self._scheduled = True
+            self._schedule()
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        if self._crowded:
+            self._loop.call_later(CROWD_PAUSE_S, self.flush)
+        else:
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
@@ -68,11 +77,14 @@ class Outbox:
         bytes_max = self._bytes_max
         last: Pending | None = None
         data = b""
+        several = 0
         for conn in dirty:
             pending = conn.pending
             if pending is None:
                 continue  # closed since
             conn.pending = None
+            if pending[0] is not None:
+                several += 1
             if pending is not last:
                 last = pending
                 data = pending[1] if pending[0] is None else joined(pending)
@@ -81,6 +93,7 @@ class Outbox:
             unsent = transport.get_write_buffer_size()
             if unsent > bytes_max:
                 conn.overflowed(unsent)
+        self._crowded = several >= CROWD_SOCKETS
 
 
 def joined(pending: Pending | None) -> bytes:
