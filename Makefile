@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= data
+# Test processes, each with engines of its own; 0 runs everything in one.
+TEST_PROCESSES ?= 2
 
 .PHONY: serve setup test test-browser lint format mutants crash bench bench-peers docs clean
 
@@ -18,7 +20,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 test: setup lint
-	$(BIN)/python -m pytest -m "not browser"
+	$(BIN)/python -m pytest -m "not browser" -n $(TEST_PROCESSES) --dist loadfile
 
 test-browser: setup
 	@sh .ci/install-chromium

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, cast
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -240,7 +241,9 @@ class App:
         pool, calls, metrics = parts.pool, parts.calls, parts.metrics
         self._spawn(calls.deadlines.run(), "deadlines")
         self._spawn(calls.news.run(), "meter news")
-        self._spawn(MeterWorker(pool, wake=calls.news.wake).run(), "meters")
+        self._spawn(
+            MeterWorker(pool, wake=calls.news.wake, on_fault=partial(_observe_meter_fault, metrics)).run(), "meters"
+        )
         self._spawn(_purge(pool, parts.pushes), "purge")
         self._spawn(Auditor(pool, observe=partial(_observe_audit, metrics)).run(), "audit")
         if parts.push is not None:
@@ -438,6 +441,11 @@ def _observe_audit(metrics: Metrics, report: AuditReport) -> None:
         metrics.set("talkmeter_audit_clean_ms", time.time_ns() // 1_000_000)
     for fault in report.faults if report.complete else ():
         log.error("books_wrong", rule=fault.rule, key=fault.key, detail=fault.detail)
+
+
+def _observe_meter_fault(metrics: Metrics, meter_id: UUID, error: str) -> None:
+    metrics.add("talkmeter_meter_faults", 1)
+    log.error("meter_set_aside", meter_id=str(meter_id), error=error)
 
 
 async def _whisper(broker: Broker, user_id: int, event: str, data: msgspec.Struct) -> None:

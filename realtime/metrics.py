@@ -32,6 +32,7 @@ HELP: Final = {
     "talkmeter_stream_gaps_total": "Gaps in streams that were noticed and filled from the log.",
     "talkmeter_resyncs_total": "Sockets that were told to come back because their stream's history may be lost.",
     "talkmeter_broker_connected": "1 while every stream that is followed has its subscription.",
+    "talkmeter_meter_faults": "Meters that this worker set aside since its start; each needs a look.",
     "talkmeter_audit_faults": "Faults that the running audit round has found; anything above 0 needs a human.",
     "talkmeter_audit_clean_ms": "Unix milliseconds of the last audit round that found nothing.",
     "talkmeter_cpu_seconds_total": "CPU time of this process.",
@@ -70,6 +71,10 @@ class Metrics:
         """Keep a figure. Raises KeyError for a name without help text."""
         HELP[name]
         self._set[name] = value
+
+    def add(self, name: str, more: float) -> None:
+        """Count. Raises KeyError for a name without help text."""
+        self.set(name, self._set.get(name, 0.0) + more)
 
     async def run(self) -> None:
         """Tell the others, until cancelled."""
