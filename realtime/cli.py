@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from billing.errors import BillingError
 from realtime.config import Settings, SettingsError, load
 from realtime.embedded import ADDRESS_FILE, EngineError, Engines
 from realtime.logs import configure
@@ -29,7 +30,7 @@ def run() -> None:
     """Run the command; a failure that an operator can mend is one line and exit status 2."""
     try:
         app()
-    except (SettingsError, EngineError, MigrationError) as exc:
+    except (SettingsError, EngineError, MigrationError, BillingError) as exc:
         print(f"talkmeter: {exc}", file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -107,6 +108,23 @@ def audit(
         words = "the books are right" if report["ok"] else "THE BOOKS ARE WRONG"
         print(words if report["complete"] else f"{words}, as far as the time allowed to look")
     raise SystemExit(0 if report["ok"] else 1)
+
+
+@app.command()
+def archive(
+    month: Annotated[str, typer.Argument(help="The closed month, as 2026-01.")],
+    folder: Annotated[Path, typer.Option(help="Where the file goes; keep it as long as the law says.")],
+    drop: Annotated[bool, typer.Option("--drop", help="Then drop the month from the database.")] = False,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Export a closed month of charges with a checksum, and drop it when asked."""
+    settings = load(os.environ, data_dir=data_dir, database_url=database_url)
+    configure("warning", settings.log_format)
+    from realtime.dev import archive_charges
+
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    print(_with_database(settings, lambda url: archive_charges(url, month, folder, drop=drop)))
 
 
 @app.command("migrate")

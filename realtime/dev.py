@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 
+from billing.archive import archive_month, drop_month
 from billing.audit import audit
 from billing.ledger import grant
 from billing.wallets import balance
@@ -115,6 +117,27 @@ async def audit_books(url: str) -> dict[str, Any]:
         "checks": [asdict(check) for check in report.checks],
         "faults": [asdict(fault) for fault in report.faults],
     }
+
+
+async def archive_charges(url: str, month: str, folder: Path, *, drop: bool) -> str:
+    """Archive the charges of `month` (YYYY-MM) to a file in `folder`; return a line that says what was done.
+
+    Raises:
+        WrongState: the month cannot be archived or dropped; see billing.archive.
+    """
+    partition = f"charges_{month.replace('-', '')}"
+    conn = await asyncpg.connect(url)
+    try:
+        done: str | None = await conn.fetchval("select file from billing.archives where partition = $1", partition)
+        if done is None:
+            archived = await archive_month(conn, partition, folder)
+            done = f"{archived.path}: {archived.charges} charges, {archived.coins} coins, sha256 {archived.sha256}"
+        if drop:
+            await drop_month(conn, partition)
+            done += "; dropped from the database"
+    finally:
+        await conn.close()
+    return done
 
 
 class _Unpublished:

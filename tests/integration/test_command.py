@@ -81,6 +81,12 @@ async def test_audit_finds_a_planted_fault(data_dir: str, tmp_path: Path) -> Non
         assert "THE BOOKS ARE WRONG" in out
 
 
+async def test_a_month_that_does_not_exist_is_not_archived(data_dir: str, tmp_path: Path) -> None:
+    status, out, err = await command("archive", "1999-01", "--folder", str(tmp_path), "--data-dir", data_dir)
+    assert (status, out) == (2, "")
+    assert "charges_199901" in err
+
+
 async def test_a_wrong_setting_is_one_line_that_names_it() -> None:
     status, out, err = await command("serve", port="http")
     assert status == 2
