@@ -37,10 +37,10 @@ from billing.gifts import payment
 from billing.metering import slots_between
 from billing.tariffs import Tariff
 from billing.worker import MeterWorker
+from realtime.database import SESSION, open_pool
 from realtime.embedded import Engines
 from realtime.ids import new_id
 
-ROLE = {"role": "talkmeter_app"}
 PROOF_EVERY_S = 5.0  # as the clients report media
 PROOF_SLICES = 50  # a bulk report has a fiftieth of the meters
 GRACE_MS = 3_600_000  # the plain run's clock is pushed far ahead of the liveness reports, which keep real time
@@ -63,7 +63,7 @@ class Load:
 
     async def tick(self, batch_ms: int, limit: int) -> None:
         """Charge what falls due in slice after slice of the pushed clock, until cancelled."""
-        conn = await asyncpg.connect(self.url, server_settings=ROLE)
+        conn = await asyncpg.connect(self.url, server_settings=SESSION)
         with contextlib.closing(_Terminated(conn)):
             while True:
                 from_ms = self.now_ms
@@ -80,7 +80,7 @@ class Load:
 
     async def prove(self, *, pushed: bool = True) -> None:
         """Report both sides of every meter every few seconds of real time, until cancelled."""
-        conn = await asyncpg.connect(self.url, server_settings=ROLE)
+        conn = await asyncpg.connect(self.url, server_settings=SESSION)
         step = -(-len(self.meters) // PROOF_SLICES)
         slices = itertools.cycle([self.meters[n : n + step] for n in range(0, len(self.meters), step)])
         with contextlib.closing(_Terminated(conn)):
@@ -96,7 +96,7 @@ class Load:
 
     async def take(self, pause_s: float) -> None:
         """Consume the events, until cancelled."""
-        conn = await asyncpg.connect(self.url, server_settings=ROLE)
+        conn = await asyncpg.connect(self.url, server_settings=SESSION)
         with contextlib.closing(_Terminated(conn)):
             while True:
                 events = await conn.fetchval("select count(*) from billing.take_events(2000)")
@@ -198,7 +198,7 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
 
 async def _paced(engines: Engines, arguments: argparse.Namespace) -> Figures:
     load = await _prepare(engines, arguments, grace_ms=Tariff(price_coins=10).grace_ms)
-    pool = await asyncpg.create_pool(load.url, min_size=4, max_size=8, server_settings=ROLE)
+    pool = await open_pool(load.url, name="bench", min_size=4, max_size=8)
     paced = Paced(pool, load)
     batcher = TransferBatcher(pool)
     written = asyncio.Event()

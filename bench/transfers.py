@@ -11,13 +11,13 @@ import random
 import time
 from uuid import UUID
 
-import asyncpg
 import uvloop
 
 from bench._ledger import Pgbench, durable_postgres, make_books, postgres_cpu_s, proved_books, settle
 from bench.harness import Figures, Scenario, percentile
 from billing.batcher import TransferBatcher
 from billing.gifts import payment
+from realtime.database import open_pool
 from realtime.embedded import Engines
 
 WARM_S = 3
@@ -54,9 +54,7 @@ async def _prepare(engines: Engines, wallets: int) -> str:
 
 
 async def _measure(engines: Engines, url: str, arguments: argparse.Namespace) -> Figures:
-    pool = await asyncpg.create_pool(
-        url, min_size=arguments.lanes, max_size=arguments.lanes, server_settings={"role": "talkmeter_app"}
-    )
+    pool = await open_pool(url, name="bench", min_size=arguments.lanes, max_size=arguments.lanes)
     batcher = TransferBatcher(pool, batch_max=arguments.batch, lanes=arguments.lanes)
     took_ms: list[float] = []
     tasks = [asyncio.create_task(batcher.run())]

@@ -1,127 +1,134 @@
 """Natural batching: transfers that come in while others are being committed go together in the next transaction.
 
-Owns the queue and its lanes. Must never import realtime or presence. Each transfer gets its own outcome; one that makes
-the database raise is found by halving the batch and fails alone. A lost connection leaves open whether a batch was
-committed: it is posted again, and the ids decide.
+Owns the queue, the pace and the lanes; what booking a batch means is handed in. Must never import realtime or presence.
+Each job gets its own outcome; one that makes its batch fail is found by halving and fails alone. A lost connection
+leaves open whether a batch was committed: it is booked again, and the ids decide.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
 import asyncpg
 
-from billing.errors import BillingError, Busy, UnknownAccount
+from billing.errors import Busy, UnknownAccount
 from billing.ledger import Posted, Transfer, post_all
 
-BATCH_MAX = 500  # about 15 ms of PostgreSQL's time: what the last in a batch waits at most
-PENDING_MAX = 20_000  # a second's worth; beyond it callers are told to wait
-LANES = 4  # some are prepared and computed while others wait for the disk; a connection each
-ASKS_MAX = 3  # for twins in flight; an account that is unknown then does not exist
-RETRY_MS = 100
-RETRIES_MAX = 50  # a restart of PostgreSQL takes seconds
+BATCH_MAX: Final = 500  # about 15 ms of PostgreSQL's time: what the last in a batch waits at most
+PENDING_MAX: Final = 20_000  # a second's worth; beyond it callers are told to wait
+LANES: Final = 4  # some are prepared and computed while others wait for the disk; a connection each
+# A batch starts this long after the one before, unless it is full. A transaction costs ten times what one more transfer
+# in it does, so a steady trickle is worth gathering; whoever comes first after a pause does not wait.
+GATHER_MS: Final = 15
+ASKS_MAX: Final = 3  # for twins in flight; an account that is unknown then does not exist
+RETRY_MS: Final = 100
+RETRIES_MAX: Final = 50  # a restart of PostgreSQL takes seconds
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+# Books jobs in one transaction, no two of which debit one wallet, and returns for each in order: its result, the error
+# that it alone is refused with, or None when it could not be decided and is to be asked again. May be called again with
+# the same jobs after a failure that left open whether it committed. What it raises, it has booked nothing of.
+Book = Callable[[Sequence[Job]], Awaitable[Sequence[Result | Exception | None]]]
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _Waiting(Generic[Job, Result]):
+    job: Job
     transfer: Transfer
-    result: asyncio.Future[Posted]
+    result: asyncio.Future[Result]
     asks: int = 0
 
 
-class _Lane:
-    """A connection that is kept from batch to batch: handing it back costs the server a reset each time."""
+class Batcher(Generic[Job, Result]):
+    """Collects jobs, each of which posts a transfer, and has them booked in batches.
 
-    __slots__ = ("_conn", "_pool")
-
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
-        self._conn: asyncpg.Connection | None = None
-
-    async def connection(self) -> asyncpg.Connection:
-        if self._conn is None:
-            self._conn = await self._pool.acquire()
-        return self._conn
-
-    async def release(self) -> None:
-        conn, self._conn = self._conn, None
-        if conn is not None:
-            await self._pool.release(conn)
-
-
-class TransferBatcher:
-    """Posts transfers in batches, in transactions of its own.
-
-    Args:
-        pool: asyncpg pool, from which each lane holds a connection.
-        batch_max: transfers in a transaction.
-        lanes: transactions in flight.
+    Attributes:
+        batches: how many were booked, halves of failed ones included.
+        booked: how many jobs had a result.
     """
 
-    __slots__ = ("_batch_max", "_lanes", "_pool", "_queue", "_wake")
-
-    def __init__(self, pool: asyncpg.Pool, *, batch_max: int = BATCH_MAX, lanes: int = LANES) -> None:
-        self._pool = pool
+    def __init__(self, book: Book[Job, Result], *, batch_max: int = BATCH_MAX, lanes: int = LANES) -> None:
+        """Args: batch_max: jobs in a transaction; lanes: transactions in flight."""
+        self._book = book
         self._batch_max = batch_max
         self._lanes = lanes
-        self._queue: deque[_Waiting] = deque()
-        self._wake = asyncio.Event()
+        self._queue: deque[_Waiting[Job, Result]] = deque()
+        self._some = asyncio.Event()
+        self._full = asyncio.Event()
+        self._next_start_s = 0.0
+        self.batches = 0
+        self.booked = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs are in no batch yet."""
+        return len(self._queue)
 
     async def run(self) -> None:
-        """Work until cancelled. Whoever waits for a transfer then gets Busy: it may or may not be booked."""
+        """Work until cancelled. Whoever waits for a result then gets Busy: it may or may not be booked."""
+        free = asyncio.Semaphore(self._lanes)
         try:
-            async with asyncio.TaskGroup() as lanes:
-                for _ in range(self._lanes):
-                    lanes.create_task(self._lane())
+            async with asyncio.TaskGroup() as bookings:
+                while True:
+                    await self._turn()
+                    await free.acquire()
+                    batch = self._next()
+                    bookings.create_task(self._lane(batch, free))
         finally:
             while self._queue:
                 _fail(self._queue.popleft(), Busy("the batcher has stopped"))
 
-    async def post(self, transfer: Transfer) -> Posted:
-        """Book a transfer and return its outcome, once it is committed. As `ledger.post`, which see for the errors.
+    async def add(self, job: Job, transfer: Transfer) -> Result:
+        """Have a job booked and return its result, once it is committed.
+
+        Args:
+            transfer: what the job posts; it decides which jobs go together.
 
         Raises:
             Busy: too many are waiting, or the database cannot be reached. Ask again with the same id.
+            Exception: the job's own refusal.
         """
         if len(self._queue) >= PENDING_MAX:
             raise Busy(f"{PENDING_MAX} transfers are waiting")
-        waiting = _Waiting(transfer, asyncio.get_running_loop().create_future())
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._enqueue(_Waiting(job, transfer, result))
+        return await result
+
+    def _enqueue(self, waiting: _Waiting[Job, Result]) -> None:
         self._queue.append(waiting)
-        self._wake.set()
-        posted = await waiting.result
-        error = posted.error()
-        if error is not None:
-            raise error
-        return posted
+        self._some.set()
+        if len(self._queue) >= self._batch_max:
+            self._full.set()
 
-    async def _lane(self) -> None:
-        lane = _Lane(self._pool)
-        try:
-            while True:
-                await self._wake.wait()
-                batch = self._next()
-                if not batch:
-                    self._wake.clear()
-                    continue
-                try:
-                    await self._book(lane, batch)
-                except BaseException:
-                    for waiting in batch:
-                        _fail(waiting, Busy("the batcher has stopped"))
-                    raise
-        finally:
-            await lane.release()
+    async def _turn(self) -> None:
+        """Wait until the next batch may start: something waits, and it is full or the last start is a while ago."""
+        loop = asyncio.get_running_loop()
+        while not self._queue:
+            self._some.clear()
+            await self._some.wait()
+        pause_s = self._next_start_s - loop.time()
+        if pause_s > 0 and len(self._queue) < self._batch_max:
+            self._full.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._full.wait()
+        self._next_start_s = loop.time() + GATHER_MS / 1000
 
-    def _next(self) -> list[_Waiting]:
+    def _next(self) -> list[_Waiting[Job, Result]]:
         """Take what may go together: no id and no debited account twice; the others keep their turn."""
-        batch: list[_Waiting] = []
-        later: list[_Waiting] = []
+        batch: list[_Waiting[Job, Result]] = []
+        later: list[_Waiting[Job, Result]] = []
         taken: set[object] = set()
         while self._queue and len(batch) < self._batch_max and len(later) < self._batch_max:
             waiting = self._queue.popleft()
+            if waiting.result.done():
+                continue  # whoever asked has given up, before anything was done
             transfer = waiting.transfer
             account = (transfer.debit, transfer.debit_owner)
             user = transfer.debit in ("wallet", "earnings")
@@ -134,53 +141,100 @@ class TransferBatcher:
         self._queue.extendleft(reversed(later))
         return batch
 
-    async def _book(self, lane: _Lane, batch: Sequence[_Waiting]) -> None:
-        """Post a batch; on an unexpected refusal halve it until the culprit is alone."""
-        retries = 0
-        while True:
+    async def _lane(self, batch: Sequence[_Waiting[Job, Result]], free: asyncio.Semaphore) -> None:
+        try:
+            await self._settle(batch)
+        except BaseException:
+            for waiting in batch:
+                _fail(waiting, Busy("the batcher has stopped"))
+            raise
+        finally:
+            free.release()
+
+    async def _settle(self, batch: Sequence[_Waiting[Job, Result]]) -> None:
+        """Give each of a batch its outcome; on an unexpected failure halve it until the culprit is alone."""
+        failure: Exception | None = None
+        for _ in range(RETRIES_MAX if batch else 0):
             try:
-                posted = await post_all(await lane.connection(), [waiting.transfer for waiting in batch])
-                break
-            except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError, Busy) as exc:
-                retries += 1
-                if isinstance(exc, Busy) and len(batch) > 1:
-                    return await self._halve(lane, batch)
-                if not isinstance(exc, Busy):
-                    await lane.release()
-                if retries >= RETRIES_MAX:
-                    return _fail_all(batch, Busy(f"the ledger cannot be reached: {exc}"))
-                await asyncio.sleep(RETRY_MS / 1000)
-            except (asyncpg.PostgresError, BillingError) as exc:
-                if len(batch) > 1:
-                    return await self._halve(lane, batch)
-                return _fail_all(batch, exc)
-        for waiting, outcome in zip(batch, posted, strict=True):
-            self._answer(waiting, outcome)
+                outcomes = await self._book([waiting.job for waiting in batch])
+            except Exception as exc:
+                unreachable = _is_unreachable(exc)
+                if not unreachable and len(batch) > 1:
+                    half = len(batch) // 2
+                    await self._settle(batch[:half])
+                    return await self._settle(batch[half:])
+                if not unreachable and not isinstance(exc, Busy):
+                    return _fail(batch[0], exc)
+                failure = exc
+            else:
+                self.batches += 1
+                for waiting, outcome in zip(batch, outcomes, strict=True):
+                    self._answer(waiting, outcome)
+                return None
+            await asyncio.sleep(RETRY_MS / 1000)
+        for waiting in batch:
+            _fail(waiting, Busy(f"the ledger cannot be reached: {failure}"))
         return None
 
-    async def _halve(self, lane: _Lane, batch: Sequence[_Waiting]) -> None:
-        half = len(batch) // 2
-        await self._book(lane, batch[:half])
-        await self._book(lane, batch[half:])
-
-    def _answer(self, waiting: _Waiting, posted: Posted) -> None:
-        if posted.outcome != "undecided":
+    def _answer(self, waiting: _Waiting[Job, Result], outcome: Result | Exception | None) -> None:
+        if isinstance(outcome, Exception):
+            _fail(waiting, outcome)
+        elif outcome is not None:
+            self.booked += 1
             if not waiting.result.done():
-                waiting.result.set_result(posted)
-            return
-        waiting.asks += 1
-        if waiting.asks >= ASKS_MAX:
-            _fail(waiting, UnknownAccount(f"transfer {posted.transfer_id}: no such account"))
+                waiting.result.set_result(outcome)
+        elif waiting.asks + 1 < ASKS_MAX:
+            waiting.asks += 1
+            self._enqueue(waiting)
         else:
-            self._queue.append(waiting)
-            self._wake.set()
+            _fail(waiting, UnknownAccount(f"transfer {waiting.transfer.transfer_id}: no such account"))
 
 
-def _fail_all(batch: Sequence[_Waiting], error: Exception) -> None:
-    for waiting in batch:
-        _fail(waiting, error)
+class TransferBatcher(Batcher[Transfer, Posted]):
+    """Posts transfers in batches, each batch one statement on a connection of a pool.
+
+    Args:
+        pool: asyncpg pool with a connection for each lane; handing one back should cost no round trip.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, *, batch_max: int = BATCH_MAX, lanes: int = LANES) -> None:
+        super().__init__(self._post, batch_max=batch_max, lanes=lanes)
+        self._pool = pool
+
+    async def post(self, transfer: Transfer) -> Posted:
+        """Book a transfer and return its outcome, once it is committed. As `ledger.post`, which see for the errors.
+
+        Raises:
+            Busy: too many are waiting, or the database cannot be reached. Ask again with the same id.
+        """
+        return await self.add(transfer, transfer)
+
+    async def _post(self, transfers: Sequence[Transfer]) -> list[Posted | Exception | None]:
+        async with self._pool.acquire() as conn:
+            return [outcome_of(posted) for posted in await post_all(conn, transfers)]
 
 
-def _fail(waiting: _Waiting, error: Exception) -> None:
+def outcome_of(posted: Posted) -> Posted | Exception | None:
+    """Return what a batcher is to be told of a transfer: booked, refused, or not decided."""
+    return None if posted.outcome == "undecided" else posted.error() or posted
+
+
+def _is_unreachable(exc: Exception) -> bool:
+    """Whether the connection is to blame. What asyncpg cannot encode is an InterfaceError too, but a ValueError."""
+    return isinstance(
+        exc,
+        (
+            asyncpg.PostgresConnectionError,
+            asyncpg.InterfaceError,
+            asyncpg.AdminShutdownError,
+            asyncpg.CrashShutdownError,
+            asyncpg.CannotConnectNowError,
+            asyncpg.TooManyConnectionsError,
+            OSError,
+        ),
+    ) and not isinstance(exc, ValueError)
+
+
+def _fail(waiting: _Waiting[Job, Result], error: Exception) -> None:
     if not waiting.result.done():
         waiting.result.set_exception(error)

@@ -40,6 +40,7 @@ from realtime.chat.handlers import EVENTS as CHAT_EVENTS
 from realtime.chat.handlers import ChatHandlers
 from realtime.chat.service import Chat
 from realtime.config import Settings
+from realtime.database import open_pool
 from realtime.dev import DevGrant, prepare_user
 from realtime.dispatch import Dispatcher, Rates
 from realtime.hub import Hub
@@ -73,8 +74,6 @@ log = structlog.get_logger()
 
 HUB: Final = "hub"
 JOBS: Final = "jobs"
-APP_ROLE: Final = "talkmeter_app"
-COMMAND_TIMEOUT_S: Final = 20.0  # of one statement; above every lock wait that is healthy
 READY_TIMEOUT_S: Final = 2.0
 POOL_CLOSE_TIMEOUT_S: Final = 5.0
 PURGE_EVERY_S: Final = 300.0
@@ -229,7 +228,13 @@ class App:
             marks=marks,
             outbox=outbox,
             calls=calls,
-            wallets=Wallets(pool=pool, people=accounts, calls=calls.service, commission_bp=settings.commission_bp),
+            wallets=Wallets(
+                pool=pool,
+                outbox=outbox,
+                people=accounts,
+                calls=calls.service,
+                commission_bp=settings.commission_bp,
+            ),
             chat=Chat(pool, outbox, accounts, publish_ephemeral=partial(_whisper, broker)),
             push=push,
             pushes=Pushes(pool),
@@ -265,6 +270,8 @@ class App:
             snapshots={"calls": calls.service.snapshot, "wallet": parts.wallets.snapshot, "unread": parts.chat.unread},
             heartbeat_ms=self.settings.heartbeat_ms,
         )
+        gifts = parts.wallets.desk
+        self._spawn(gifts.run(), "gifts")  # before the dispatcher: it is stopped after the last request
         dispatcher = self._dispatcher(parts, sessions)
         handlers: list[Handlers] = [
             sessions,
@@ -288,21 +295,18 @@ class App:
         metrics.source("talkmeter_resyncs_total", lambda: hub.resyncs)
         metrics.source("talkmeter_broker_connected", lambda: parts.broker.connected)
         metrics.source("talkmeter_call_sides", lambda: len(calls.liveness))
+        metrics.source("talkmeter_gifts_total", lambda: gifts.booked)
+        metrics.source("talkmeter_gift_batches_total", lambda: gifts.batches)
+        metrics.source("talkmeter_gifts_waiting", lambda: gifts.waiting)
         mint_dev = partial(self._mint_dev, parts) if self.settings.dev else None
         await self._listen(dispatcher, http.build(ready=self._ready, metrics=metrics.page, mint_dev=mint_dev), sock)
 
     async def _open_pool(self) -> asyncpg.Pool:
-        pool = await asyncpg.create_pool(
+        pool = await open_pool(
             self.settings.database_url,
+            name=f"talkmeter-{self.node}",
             min_size=2,
             max_size=self.settings.database_pool_size,
-            command_timeout=COMMAND_TIMEOUT_S,
-            reset=_keep_session,
-            server_settings={
-                "role": APP_ROLE,
-                "application_name": f"talkmeter-{self.node}",
-                "jit": "off",  # short statements never gain by it, and asyncpg's look at types costs 24 ms with it
-            },
         )
         self._stack.push_async_callback(_close_pool, pool)
         return pool
@@ -477,10 +481,6 @@ async def _purge(pool: asyncpg.Pool, pushes: Pushes) -> None:
 async def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-async def _keep_session(conn: asyncpg.Connection) -> None:
-    """Nothing here changes a session (no SET, no LISTEN, no session locks), so a released one needs no reset query."""
 
 
 async def _close_pool(pool: asyncpg.Pool) -> None:

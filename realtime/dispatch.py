@@ -23,7 +23,7 @@ import redis.exceptions
 import structlog
 from msgspec import Raw, Struct
 
-from realtime.idempotency import Repeated, RequestKey, recall, remember, request_key
+from realtime.idempotency import Repeated, RequestKey, ok_reply, recall, remember, request_key
 from realtime.outbox import Outbox, Tx
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import Codec, ErrorReply, Frame, OkReply, error_body
@@ -115,11 +115,13 @@ class Request:
         session: the connection's session.
         now_ms: unix milliseconds of this node at its arrival.
         tx: the open transaction, for mutations; `rq.tx` of a query raises nothing but is None.
+        key: the key that a shared mutation stores its reply under.
     """
 
     session: Session
     now_ms: int
     tx_: Tx | None = None
+    key_: RequestKey | None = None
 
     @property
     def principal(self) -> Principal:
@@ -138,6 +140,17 @@ class Request:
         if self.tx_ is None:
             raise RuntimeError("this route is not a mutation")
         return self.tx_
+
+    @property
+    def key(self) -> RequestKey:
+        """The mutation's idempotency key.
+
+        Raises:
+            RuntimeError: the route is not a shared mutation.
+        """
+        if self.key_ is None:
+            raise RuntimeError("this route is not a shared mutation")
+        return self.key_
 
 
 class Rates:
@@ -352,10 +365,13 @@ class Dispatcher:
     async def _mutate(self, request: Request, route: Route, data: Struct, key: RequestKey) -> Any:
         """Run the handler and store its reply in one transaction, or give the reply that is stored."""
         try:
+            if route.shared:
+                request.key_ = key
+                return await route.handler(request, data)  # type: ignore[misc]
             async with self._outbox.transaction(key.tenant_id) as tx:
                 request.tx_ = tx
                 ok = await route.handler(request, data)  # type: ignore[misc]
-                await remember(tx.conn, key, msgspec.json.encode({"ok": ok}), tx.take_unwritten())
+                await remember(tx.conn, key, ok_reply(ok), tx.take_unwritten())
             return ok
         except Repeated:
             return await self._first_reply(key)

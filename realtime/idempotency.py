@@ -10,7 +10,7 @@ one statement in the ordinary case instead of two.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -33,6 +33,15 @@ insert into realtime.idempotency (tenant_id, user_id, key, request_hash, reply) 
 on conflict do nothing returning true
 """  # noqa: S608 - two constants of ours, no input
 RECALL_SQL = "select request_hash, reply from realtime.idempotency where tenant_id = $1 and user_id = $2 and key = $3"
+# The same for many mutations in one transaction; it returns the keys that were new. Sorted, so that two of these cannot
+# wait for each other.
+REMEMBER_ALL_SQL = f"""
+with told as ({INSERT_SQL})
+insert into realtime.idempotency (tenant_id, user_id, key, request_hash, reply)
+select * from unnest($9::int[], $10::bigint[], $11::text[], $12::bytea[], $13::bytea[]) as a (tenant_id, user_id, key)
+order by tenant_id, user_id, key
+on conflict do nothing returning tenant_id, user_id, key
+"""  # noqa: S608 - a constant of ours, no input
 PURGE_SQL = """
 delete from realtime.idempotency where ctid = any(array(
     select ctid from realtime.idempotency where created_at < now() - make_interval(days => $1) limit $2))
@@ -59,6 +68,11 @@ def request_key(tenant_id: int, user_id: int, key: str, op: str, data: msgspec.S
     return RequestKey(tenant_id, user_id, key, digest)
 
 
+def ok_reply(ok: object) -> bytes:
+    """Return what is stored for a request that was answered with `ok`."""
+    return msgspec.json.encode({"ok": ok})
+
+
 async def remember(conn: asyncpg.Connection, key: RequestKey, reply: bytes, rows: Sequence[OutboxRow] = ()) -> None:
     """Store the reply (JSON of `{"ok": ...}` or `{"error": ...}`), as the transaction's last statement.
 
@@ -75,6 +89,28 @@ async def remember(conn: asyncpg.Connection, key: RequestKey, reply: bytes, rows
         fresh = await conn.fetchval(REMEMBER_SQL, *record)
     if not fresh:
         raise Repeated
+
+
+async def remember_all(
+    conn: asyncpg.Connection, replies: Mapping[RequestKey, bytes], rows: Sequence[OutboxRow]
+) -> set[RequestKey]:
+    """Store the replies of mutations that share a transaction, with their events, as its last statement.
+
+    Returns:
+        the keys that had a reply already; if there are any, roll back.
+    """
+    keys = list(replies)
+    fresh = await conn.fetch(
+        REMEMBER_ALL_SQL,
+        *columns(rows),
+        [key.tenant_id for key in keys],
+        [key.user_id for key in keys],
+        [key.key for key in keys],
+        [key.request_hash for key in keys],
+        list(replies.values()),
+    )
+    stored = {(row["tenant_id"], row["user_id"], row["key"]) for row in fresh}
+    return {key for key in keys if (key.tenant_id, key.user_id, key.key) not in stored}
 
 
 async def recall(conn: asyncpg.Connection, key: RequestKey) -> bytes | None:

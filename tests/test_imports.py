@@ -32,6 +32,7 @@ FOUNDATION = (
     "embedded",
     "migrate",
     "config",
+    "database",
     "ids",
     "sql",
 )

@@ -51,7 +51,7 @@ from realtime.calls.views import (
 )
 from realtime.outbox import Tx
 from realtime.protocol.errors import Forbidden, NotFound
-from realtime.wallet.service import changed
+from realtime.wallet.events import changed
 from realtime.wallet.views import wallet_view
 
 log = structlog.get_logger()

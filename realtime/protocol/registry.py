@@ -28,6 +28,8 @@ class Route:
         ok: schema of the answer.
         handler: `async def (Request, data) -> ok`, or a plain function when `inline`.
         mutation: changes something in PostgreSQL: needs a key, runs in one transaction with its stored reply.
+        shared: a mutation whose handler has it done in a transaction that it shares with others, which also stores the
+            reply under `rq.key`; it raises Repeated when there is one.
         inline: answered at once, ahead of requests that wait; must not block.
         signed_in: refused before sign-in (all but session.sign_in).
         roles: at least one is needed; empty means everybody.
@@ -41,6 +43,7 @@ class Route:
     ok: type[Struct]
     handler: Handler
     mutation: bool = False
+    shared: bool = False
     inline: bool = False
     signed_in: bool = True
     roles: frozenset[str] = frozenset()

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from realtime.dispatch import Request
 from realtime.protocol.registry import Empty, Route
+from realtime.wallet.gifts import SendOk
 from realtime.wallet.service import HISTORY_PAGE_MAX, Wallets
 from realtime.wallet.views import EVENTS, EntryView, GiftView, WalletView
 
@@ -45,11 +46,6 @@ class SendData(Struct, omit_defaults=True):
     call_id: UUID | None = None
 
 
-class SendOk(Struct):
-    wallet: WalletView
-    gift: GiftView
-
-
 class WalletHandlers:
     """Routes of the wallet service."""
 
@@ -75,6 +71,7 @@ class WalletHandlers:
                 ok=SendOk,
                 handler=self.send,
                 mutation=True,
+                shared=True,
                 cost=2,
                 summary="Pay a gift to a host, in a call or out of one.",
             ),
@@ -91,5 +88,4 @@ class WalletHandlers:
         return GiftsOk(await self._wallets.gifts(rq.principal.tenant_id))
 
     async def send(self, rq: Request, msg: SendData) -> SendOk:
-        sent = await self._wallets.send(rq.tx, rq.principal, to=msg.to, gift_id=msg.gift_id, call_id=msg.call_id)
-        return SendOk(sent.wallet, sent.gift)
+        return await self._wallets.send(rq.principal, rq.key, to=msg.to, gift_id=msg.gift_id, call_id=msg.call_id)

@@ -1,37 +1,30 @@
 """Wallets and gifts: what users see of their coins, and the gifts they send.
 
-Owns the catalogue and the events of wallets that change outside of pulses. All money moves through billing, in the
-caller's transaction. Never imports another feature's store.
+Owns the catalogue and who may send what to whom. All money moves through billing: grants in the caller's transaction,
+gifts in one that they share (gifts.py). Never imports another feature's store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 from uuid import UUID
 
 import asyncpg
 
-from billing.gifts import send_gift
+from billing.gifts import payment
 from billing.ledger import grant
-from billing.wallets import Balance, balance, statement
+from billing.wallets import balance, statement
 from realtime.accounts.models import HostProfile, UserCard
+from realtime.idempotency import RequestKey
 from realtime.ids import new_id
-from realtime.outbox import Tx
+from realtime.outbox import Outbox, Tx
 from realtime.protocol.errors import NotFound, SelfCall
 from realtime.protocol.principal import Principal
+from realtime.wallet.events import changed
+from realtime.wallet.gifts import GiftDesk, Order, SendOk
 from realtime.wallet.store import Gift, GiftStore
-from realtime.wallet.views import (
-    EntryView,
-    GiftReceived,
-    GiftView,
-    Person,
-    WalletChanged,
-    WalletView,
-    entry_view,
-    wallet_view,
-)
+from realtime.wallet.views import EntryView, GiftView, Person, WalletView, entry_view, wallet_view
 
 HISTORY_PAGE_MAX: Final = 100
 
@@ -60,19 +53,18 @@ class CallsBetween(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A gift that was paid: the sender's wallet after it."""
-
-    gift: GiftView
-    wallet: WalletView
-
-
 class Wallets:
-    """The service. Methods that take `tx` belong to the caller's transaction."""
+    """The service. Methods that take `tx` belong to the caller's transaction.
 
-    def __init__(self, *, pool: asyncpg.Pool, people: People, calls: CallsBetween, commission_bp: int) -> None:
+    Attributes:
+        desk: books the gifts; its `run` is the owner's task, without which they wait.
+    """
+
+    def __init__(
+        self, *, pool: asyncpg.Pool, outbox: Outbox, people: People, calls: CallsBetween, commission_bp: int
+    ) -> None:
         """Args: commission_bp: the platform's part of a gift, in basis points."""
+        self.desk = GiftDesk(outbox)
         self._pool = pool
         self._people = people
         self._calls = calls
@@ -105,27 +97,43 @@ class Wallets:
         async with self._pool.acquire() as conn:
             return [_gift_view(gift) for gift in await self._gifts.offered(conn, tenant_id)]
 
-    async def send(self, tx: Tx, who: Principal, *, to: str, gift_id: str, call_id: UUID | None) -> Sent:
-        """Pay a gift to a host, in a call with her or out of one.
+    async def send(self, who: Principal, key: RequestKey, *, to: str, gift_id: str, call_id: UUID | None) -> SendOk:
+        """Pay a gift to a host, in a call with her or out of one, and store the answer under `key`.
 
         Raises:
             NotFound: no such host, gift, or call of these two.
             SelfCall: to oneself.
-            billing.errors.InsufficientFunds, Restricted: it cannot be paid; nothing moved.
+            Repeated: the key has an answer already; nothing moved now.
+            billing.errors.InsufficientFunds, Restricted, Busy: it cannot be paid, or not now; nothing moved.
         """
-        host_id = await self._people.resolve_one(who.tenant_id, to, conn=tx.conn)
+        async with self._pool.acquire() as conn:
+            order = await self._order(conn, who, key, to=to, gift_id=gift_id, call_id=call_id)
+        return await self.desk.send(order)
+
+    async def _order(
+        self,
+        conn: asyncpg.Connection,
+        who: Principal,
+        key: RequestKey,
+        *,
+        to: str,
+        gift_id: str,
+        call_id: UUID | None,
+    ) -> Order:
+        """Look up what a gift is and who it is for."""
+        host_id = await self._people.resolve_one(who.tenant_id, to, conn=conn)
         if host_id == who.user_id:
             raise SelfCall
-        await self._people.host_profile(host_id, conn=tx.conn)
-        gift = await self._gifts.get(tx.conn, who.tenant_id, gift_id)
+        await self._people.host_profile(host_id, conn=conn)
+        gift = await self._gifts.get(conn, who.tenant_id, gift_id)
         if gift is None:
             raise NotFound("there is no such gift", gift_id=gift_id)
-        if call_id is not None and not await self._calls.between(tx.conn, call_id, (who.user_id, host_id)):
+        if call_id is not None and not await self._calls.between(conn, call_id, (who.user_id, host_id)):
             raise NotFound("you are not in that call with this host")
-        cards = await self._people.user_cards((who.user_id,), conn=tx.conn)
+        cards = await self._people.user_cards((who.user_id,), conn=conn)
         name = cards[who.user_id].name if who.user_id in cards else ""
-        paid = await send_gift(
-            tx.conn,
+        transfer = payment(
+            "gift",
             transfer_id=new_id(),
             payer_id=who.user_id,
             payee_id=host_id,
@@ -133,18 +141,7 @@ class Wallets:
             commission_bp=self._commission_bp,
             memo=f"{gift.gift_id} in call {call_id}" if call_id else gift.gift_id,
         )
-        view, payer, payee = _gift_view(gift), wallet_view(paid.payer), wallet_view(paid.payee)
-        received = GiftReceived(
-            sender=Person(who.user, name),
-            gift=view,
-            earned_coins=paid.earned_coins,
-            wallet=payee,
-            call_id=str(call_id) if call_id else None,
-        )
-        tx.emit("gift.received", to=[host_id], data=received, v=paid.payee.v)
-        changed(tx, paid.payer, reason="gift")
-        changed(tx, paid.payee, reason="gift")
-        return Sent(view, payer)
+        return Order(transfer, key, Person(who.user, name), _gift_view(gift), call_id)
 
     async def grant(
         self, tx: Tx, user_id: int, *, coins: int, bucket: Literal["paid", "promo"], reason: str
@@ -153,12 +150,6 @@ class Wallets:
         after = await grant(tx.conn, transfer_id=new_id(), user_id=user_id, coins=coins, bucket=bucket, reason=reason)
         changed(tx, after, reason="grant")
         return wallet_view(after)
-
-
-def changed(tx: Tx, after: Balance, *, reason: str, tenant_id: int | None = None) -> None:
-    """Tell the owner's devices what the wallet holds now; `tenant_id` when it is not the transaction's."""
-    data = WalletChanged(wallet_view(after), reason)
-    tx.emit("wallet.changed", to=[after.user_id], data=data, v=after.v, push=False, tenant_id=tenant_id)
 
 
 def _gift_view(gift: Gift) -> GiftView:

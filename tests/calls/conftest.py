@@ -14,6 +14,8 @@ from tests.calls.world import World
 @pytest.fixture
 async def world(pool: asyncpg.Pool, owner: asyncpg.Connection) -> AsyncIterator[World]:
     """A world whose books are audited when its test is over."""
-    yield await World.make(pool)
+    world = await World.make(pool)
+    async with world.desk():
+        yield world
     report = await audit(owner)
     assert report.ok, report

@@ -114,8 +114,7 @@ async def test_call_whose_coins_went_meanwhile_ends_uncharged(world: World) -> N
     ann, mia = await world.user("ann", coins=12), await world.host("mia", price_coins=10)
     call_id = await world.ring(ann, mia)
     await world.accept(mia, call_id)
-    async with world.tx() as tx:
-        await world.wallets.send(tx, ann, to="mia", gift_id="rose", call_id=call_id)
+    await world.gift(ann, "mia", "rose", call_id=call_id)
     await world.calls.media_up(ann, call_id, Phone())
     view = await world.calls.media_up(mia, call_id, Phone())
     assert (view.state, view.reason, view.spent_coins) == ("ended", "insufficient_funds", 0)
@@ -384,7 +383,6 @@ async def test_history_pages_newest_first_over_both_roles(world: World) -> None:
 async def test_gift_in_a_call_names_the_call(world: World) -> None:
     ann, mia = await world.user("ann", coins=100), await world.host("mia")
     call_id = await world.connect(ann, mia)
-    async with world.tx() as tx:
-        await world.wallets.send(tx, ann, to="mia", gift_id="rose", call_id=call_id)
+    await world.gift(ann, "mia", "rose", call_id=call_id)
     received = next(t for t in await world.told(mia) if t.event == "gift.received")
     assert received.data["call_id"] == str(call_id)

@@ -5,12 +5,13 @@ The outbox is not relayed here, so its table holds every event of the test: `tol
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
@@ -28,9 +29,12 @@ from realtime.calls.model import Call, Limits, Media
 from realtime.calls.service import Calls
 from realtime.calls.store import CallStore
 from realtime.calls.workers import Deadlines, MeterNews, Proofs
+from realtime.idempotency import request_key
 from realtime.media.webrtc import WebRtcProvider
 from realtime.outbox import Outbox, OutboxRow, Tx
 from realtime.protocol.principal import Principal
+from realtime.wallet.gifts import SendOk
+from realtime.wallet.handlers import SendData
 from realtime.wallet.service import Wallets
 
 SIDES: tuple[Side, ...] = ("payer", "payee")
@@ -70,7 +74,7 @@ class People:
         self.tenant_id = tenant_id
         self.outbox = Outbox(pool, NoRelay())
         self.accounts = Accounts(pool)
-        self.wallets = Wallets(pool=pool, people=self.accounts, calls=NoCalls(), commission_bp=3000)
+        self.wallets = Wallets(pool=pool, outbox=self.outbox, people=self.accounts, calls=NoCalls(), commission_bp=3000)
 
     @classmethod
     async def make(cls, pool: asyncpg.Pool) -> People:
@@ -106,6 +110,24 @@ class People:
         async with self.tx() as tx:
             await self.accounts.update_host(tx, host.user_id, change)
         return host
+
+    @asynccontextmanager
+    async def desk(self) -> AsyncIterator[None]:
+        """Book gifts for the length of the block."""
+        task = asyncio.create_task(self.wallets.desk.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def gift(
+        self, who: Principal, to: str, gift_id: str, *, call_id: UUID | None = None, key: str | None = None
+    ) -> SendOk:
+        """Send a gift, under a fresh key if none is given."""
+        asked = SendData(to=to, gift_id=gift_id, call_id=call_id)
+        stored = request_key(who.tenant_id, who.user_id, key or uuid4().hex, "gift.send", asked)
+        return await self.wallets.send(who, stored, to=to, gift_id=gift_id, call_id=call_id)
 
     async def told(self, who: Principal | None = None) -> list[Told]:
         """Return the events so far, of one user or of all: by transaction, then by version."""
@@ -212,7 +234,9 @@ class World(People):
             liveness=self.liveness,
             limits=self.limits,
         )
-        self.wallets = Wallets(pool=pool, people=self.accounts, calls=self.calls, commission_bp=3000)
+        self.wallets = Wallets(
+            pool=pool, outbox=self.outbox, people=self.accounts, calls=self.calls, commission_bp=3000
+        )
         self.deadlines = Deadlines(outbox=self.outbox, pool=pool, store=self.store, conductor=self.conductor)
         self.news = MeterNews(outbox=self.outbox, store=self.store, meters=self.meters, conductor=self.conductor)
         self.proofs = Proofs(pool=pool, meters=self.meters, liveness=self.liveness)

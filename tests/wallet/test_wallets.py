@@ -31,8 +31,7 @@ async def test_grant_tells_the_owner_the_new_wallet(people: People) -> None:
 
 async def test_gift_moves_coins_splits_commission_and_tells_both(people: People) -> None:
     ann, mia = await people.user("ann", coins=50), await people.host("mia")
-    async with people.tx() as tx:
-        sent = await people.wallets.send(tx, ann, to="mia", gift_id="star", call_id=None)
+    sent = await people.gift(ann, "mia", "star")
     assert sent.gift.price_coins == 20
     assert sent.wallet.coins == 30
     assert (await people.wallets.get(mia.user_id)).earned == 14
@@ -50,8 +49,7 @@ async def test_gift_moves_coins_splits_commission_and_tells_both(people: People)
 async def test_gift_that_cannot_be_paid_moves_and_tells_nothing(people: People) -> None:
     ann, mia = await people.user("ann", coins=4), await people.host("mia")
     with pytest.raises(billing.InsufficientFunds):
-        async with people.tx() as tx:
-            await people.wallets.send(tx, ann, to="mia", gift_id="rose", call_id=None)
+        await people.gift(ann, "mia", "rose")
     assert (await people.wallets.get(ann.user_id)).coins == 4
     assert (await people.wallets.get(mia.user_id)).earned == 0
     assert await people.told(mia) == []
@@ -60,8 +58,7 @@ async def test_gift_that_cannot_be_paid_moves_and_tells_nothing(people: People) 
 async def test_gift_to_oneself_is_refused(people: People) -> None:
     mia = await people.host("mia", coins=100)
     with pytest.raises(SelfCall):
-        async with people.tx() as tx:
-            await people.wallets.send(tx, mia, to="mia", gift_id="rose", call_id=None)
+        await people.gift(mia, "mia", "rose")
 
 
 @pytest.mark.parametrize(("to", "gift_id"), [("nobody", "rose"), ("bob", "rose"), ("mia", "submarine")])
@@ -70,24 +67,21 @@ async def test_gift_needs_a_host_and_a_gift_of_the_catalogue(people: People, to:
     await people.user("bob")
     await people.host("mia")
     with pytest.raises(NotFound):
-        async with people.tx() as tx:
-            await people.wallets.send(tx, ann, to=to, gift_id=gift_id, call_id=None)
+        await people.gift(ann, to, gift_id)
 
 
 async def test_gift_in_a_call_needs_a_call_of_these_two(people: People) -> None:
     ann = await people.user("ann", coins=100)
     await people.host("mia")
     with pytest.raises(NotFound):
-        async with people.tx() as tx:
-            await people.wallets.send(tx, ann, to="mia", gift_id="rose", call_id=uuid4())
+        await people.gift(ann, "mia", "rose", call_id=uuid4())
 
 
 async def test_statement_names_the_peer_and_pages_by_cursor(people: People) -> None:
     ann = await people.user("ann", coins=100)
     await people.host("mia")
     for gift_id in ("rose", "coffee"):
-        async with people.tx() as tx:
-            await people.wallets.send(tx, ann, to="mia", gift_id=gift_id, call_id=None)
+        await people.gift(ann, "mia", gift_id)
     newest, cursor = await people.wallets.history(ann.user_id, cursor=None, limit=2)
     assert [(entry.kind, entry.reason, entry.paid) for entry in newest] == [
         ("gift", "coffee", -10),
@@ -118,8 +112,7 @@ async def test_tenants_own_gift_takes_the_place_of_the_common_one(people: People
     ann = await people.user("ann", coins=100)
     await people.host("mia")
     with pytest.raises(NotFound):
-        async with people.tx() as tx:
-            await people.wallets.send(tx, ann, to="mia", gift_id="crown", call_id=None)
+        await people.gift(ann, "mia", "crown")
 
 
 @pytest.mark.parametrize(
