@@ -5,7 +5,8 @@ transaction and its stored reply, and the one place where exceptions become erro
 feature.
 
 Order: requests of a connection are handled one after another, in the order in which they came, so that a client
-may send without waiting. Inline operations (ping) are answered at once.
+may send without waiting. Inline operations (ping) are answered at once. A handler that returns a `Later` has done its
+part: the next request begins, and the reply follows when the value is there.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from realtime.protocol.errors import (
     Unavailable,
     UnknownOp,
 )
+from realtime.protocol.later import Later
 from realtime.protocol.principal import Principal
 from realtime.protocol.registry import Route
 from realtime.transport.interface import Socket
@@ -75,6 +77,7 @@ class Session:
     Attributes:
         conn: the socket.
         principal: who signed in, or None.
+        later: requests whose reply is under way.
         after_reply: run once, right after the reply to the present request has been queued.
         warned_of_ms: the token expiry that the client has been warned of.
     """
@@ -84,6 +87,7 @@ class Session:
         "bucket",
         "closed",
         "conn",
+        "later",
         "malformed",
         "principal",
         "queue",
@@ -100,6 +104,7 @@ class Session:
         self.task: asyncio.Task[None] | None = None
         self.bucket = float(burst)
         self.refilled_at = time.monotonic()
+        self.later = 0
         self.malformed = 0
         self.unsigned = 0
         self.closed = False
@@ -202,6 +207,7 @@ class Dispatcher:
         self._routes: dict[str, Route] = {}
         self._decoders: dict[tuple[str, str], Callable[[Any], Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._later: set[asyncio.Future[Any]] = set()
         self.sessions: dict[int, Session] = {}
         self.handled = 0
         self._draining = False
@@ -283,8 +289,8 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Wait for running requests to end (each is bounded), then return."""
-        while self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=HANDLER_TIMEOUT_S)
+        while self._tasks or self._later:
+            await asyncio.wait([*self._tasks, *self._later], timeout=HANDLER_TIMEOUT_S)
 
     # What happens to a request.
 
@@ -300,7 +306,7 @@ class Dispatcher:
     def _enqueue(self, session: Session, frame: Frame, route: Route | None, data: Any) -> None:
         if session.queue is None:
             session.queue = deque()
-        if len(session.queue) >= PENDING_MAX:
+        if len(session.queue) + session.later >= PENDING_MAX:
             raise TooManyPending(retry_after_ms=1_000)
         session.queue.append((frame, route, data))
         if session.task is None:
@@ -331,6 +337,9 @@ class Dispatcher:
         try:
             async with asyncio.timeout(HANDLER_TIMEOUT_S):
                 ok = await self._handle(session, frame, route, data)
+            if type(ok) is Later:
+                self._answer_later(session, frame, route, ok)
+                return
             reply = codec.encode(OkReply(frame.id, ok))
         except Exception as exc:
             self._refuse(session, frame, self._as_error(exc, route.op))
@@ -341,6 +350,25 @@ class Dispatcher:
         after, session.after_reply = session.after_reply, None
         if after is not None:
             after()
+
+    def _answer_later(self, session: Session, frame: Frame, route: Route, ok: Later[Struct]) -> None:
+        """Answer when the value is there; whoever promised it has bounded that."""
+
+        def answer(future: asyncio.Future[Any]) -> None:
+            self._later.discard(future)
+            session.later -= 1
+            try:
+                reply = session.conn.codec.encode(OkReply(frame.id, ok.value()))
+            except Exception as exc:
+                self._refuse(session, frame, self._as_error(exc, route.op))
+                return
+            self.handled += 1
+            if not session.closed:
+                session.conn.send_reply(reply)
+
+        session.later += 1
+        self._later.add(ok.future)
+        ok.future.add_done_callback(answer)
 
     async def _handle(self, session: Session, frame: Frame, route: Route, data: Struct) -> Any:
         request = Request(session, time.time_ns() // 1_000_000)
@@ -450,6 +478,9 @@ class Dispatcher:
             session.unsigned += 1
             if session.unsigned >= UNSIGNED_REQUESTS_MAX:
                 conn.close(CloseCode.UNAUTHENTICATED, CloseCode.UNAUTHENTICATED.reason)
+        elif isinstance(error, Draining):
+            # It would be closed soon anyway; at once, the client repeats its request where it can begin.
+            conn.close(CloseCode.GOING_AWAY, CloseCode.GOING_AWAY.reason)
 
 
 class _StoredError(TalkmeterError):

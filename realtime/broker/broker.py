@@ -29,6 +29,7 @@ from realtime.broker.keys import Keys, user_stream
 from realtime.broker.pipeline import Pipeline
 from realtime.broker.subscriber import Subscriber
 from realtime.protocol.errors import Unavailable
+from realtime.protocol.later import Later
 
 LOG_EVENTS: Final = 1_000  # what a phone may miss in a tunnel; more is better told by a snapshot
 LOG_TTL_MS: Final = 24 * 3_600_000  # a device that was away for a day gets a snapshot
@@ -141,8 +142,11 @@ class Broker:
         Raises:
             Unavailable: they may not have been appended.
         """
-        epoch, *rest = await self._append(stream, events)
-        return [Position(epoch.decode(), offset) for offset in rest[::2]]
+        return await self.begin_append(stream, events).wait()
+
+    def begin_append(self, stream: str, events: Sequence[StreamEvent]) -> Later[list[Position]]:
+        """Do as `append`, in the order of the calls, and let the caller go on before the answer is there."""
+        return Later(self._append(stream, events), _places)
 
     async def publish_ephemeral(self, stream: str, event: str, data: bytes) -> int:
         """Tell the nodes that listen, and keep nothing.
@@ -242,6 +246,11 @@ class Broker:
     def _restored(self, channels: list[str]) -> None:
         if self._sink is not None:
             self._sink.restored([self.keys.stream_of(channel) for channel in channels])
+
+
+def _places(answer: Sequence[Any]) -> list[Position]:
+    epoch, *rest = answer
+    return [Position(epoch.decode(), offset) for offset in rest[::2]]
 
 
 def _fresh() -> str:

@@ -19,6 +19,7 @@ from realtime.channels.messages import (
 from realtime.channels.service import Channels, key
 from realtime.dispatch import Request
 from realtime.hub import Hub
+from realtime.protocol.later import Later
 from realtime.protocol.registry import Empty, EventType, Route
 
 EVENTS: tuple[EventType, ...] = (
@@ -88,7 +89,7 @@ class ChannelHandlers:
         self._channels.leave(rq.session.conn, rq.principal, msg.channel)
         return Empty()
 
-    async def publish(self, rq: Request, msg: ChannelPublish) -> ChannelPublishOk:
+    async def publish(self, rq: Request, msg: ChannelPublish) -> ChannelPublishOk | Later[ChannelPublishOk]:
         return await self._channels.publish(
             rq.session.conn,
             rq.principal,

@@ -30,6 +30,7 @@ from realtime.channels.messages import (
 from realtime.channels.policy import Action, OpenPolicy, Policy
 from realtime.hub import Hub
 from realtime.protocol.errors import Forbidden, PayloadTooLarge, TooManyPending, Unavailable
+from realtime.protocol.later import Later
 from realtime.protocol.principal import Principal
 from realtime.transport.interface import Socket
 
@@ -134,13 +135,14 @@ class Channels:
 
     async def publish(
         self, conn: Socket, principal: Principal, name: str, data: Any, *, ephemeral: bool, message_id: str | None
-    ) -> ChannelPublishOk:
-        """Publish to a channel that the connection has joined.
+    ) -> ChannelPublishOk | Later[ChannelPublishOk]:
+        """Publish to a channel that the connection has joined; it has its place in the order when this returns.
 
         Raises:
             Forbidden: it has not, or the policy refuses.
             PayloadTooLarge: more than DATA_BYTES_MAX.
-            Unavailable: Redis cannot be reached; repeating it with the same `message_id` is safe.
+
+        The Later raises Unavailable when Redis cannot be reached; repeating it with the same `message_id` is safe.
         """
         stream = key(principal, name)
         if stream not in self._joined.get(conn, {}):
@@ -154,8 +156,9 @@ class Channels:
             return ChannelPublishOk()
         event_id = _event_id(principal.user_id, stream, message_id)
         event = StreamEvent(str(event_id), MESSAGE, 0, time.time_ns() // 1_000_000, body)
-        (place,) = await self._broker.append(stream, [event])
-        return ChannelPublishOk(place.epoch, place.offset, event.event_id)
+        return self._broker.begin_append(stream, [event]).then(
+            lambda places: ChannelPublishOk(places[0].epoch, places[0].offset, event.event_id)
+        )
 
     async def presence(
         self, conn: Socket, principal: Principal, name: str, after: str | None, limit: int

@@ -43,7 +43,8 @@ milliseconds UTC, amounts are integer coins. Unknown fields are ignored, and enu
 - `key` is the idempotency key (1 to 128 characters), needed by every operation marked **key** below. It is unique per
   user: a repeat within seven days is answered with the first answer, and the same key with other contents is
   refused with `key_reused`. Send the same key when you repeat a request whose reply you have not seen.
-- Requests of one connection are handled in the order in which they came; `session.ping` is answered at once.
+- Requests of one connection are handled in the order in which they came; `session.ping` is answered at once, and the
+  reply to a `channel.publish` may be overtaken by replies to later requests.
 - `stream` is `user` for the user's own events, or `channel:<name>`. A logged event has `epoch` and `offset`; after a
   reconnect send the last of both in `session.sign_in`. What was missed follows, or `recovered` is false and the reply
   carries a snapshot. Events may come twice: drop an `offset` you have had, and a `v` below what you know of the same

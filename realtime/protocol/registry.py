@@ -1,6 +1,6 @@
 """Operations and events as data: dispatch, docs/protocol.md and the AsyncAPI file are all made from these rows.
 
-Imports nothing of the project at run time. A feature's handlers.py gives its rows; realtime/app.py joins them.
+Imports nothing of the project but `Later`. A feature's handlers.py gives its rows; realtime/app.py joins them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any
 
 from msgspec import Struct
 
-Handler = Callable[[Any, Any], Awaitable[Struct] | Struct]
+from realtime.protocol.later import Later
+
+Handler = Callable[[Any, Any], Awaitable[Struct | Later[Struct]] | Struct]
 
 
 class Empty(Struct):
@@ -26,7 +28,8 @@ class Route:
         op: its name on the wire, `feature.verb`.
         data: schema of the request's data.
         ok: schema of the answer.
-        handler: `async def (Request, data) -> ok`, or a plain function when `inline`.
+        handler: `async def (Request, data) -> ok`, or Later of it when nothing is left but to wait; a plain function
+            when `inline`.
         mutation: changes something in PostgreSQL: needs a key, runs in one transaction with its stored reply.
         shared: a mutation whose handler has it done in a transaction that it shares with others, which also stores the
             reply under `rq.key`; it raises Repeated when there is one.

@@ -17,6 +17,7 @@ from realtime.channels.policy import Action
 from realtime.channels.service import Channels, key
 from realtime.hub import Hub
 from realtime.protocol.errors import Forbidden, PayloadTooLarge, TooManyPending
+from realtime.protocol.later import Later
 from realtime.protocol.principal import Principal
 from tests.broker.support import Recorder, until
 
@@ -38,7 +39,8 @@ class Node:
 
     async def say(self, conn: Recorder, who: Principal, name: str, data: Any, **options: Any) -> Any:
         options = {"ephemeral": False, "message_id": None} | options
-        return await self.channels.publish(conn, who, name, data, **options)
+        published = await self.channels.publish(conn, who, name, data, **options)
+        return await published.wait() if isinstance(published, Later) else published
 
 
 MakeNode = Callable[..., Awaitable[Node]]
