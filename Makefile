@@ -41,6 +41,7 @@ mutants: setup
 crash: setup
 	$(BIN)/python -m tests.crash --rounds 30
 	$(BIN)/python -m tests.broker.chaos --events 100000
+	$(BIN)/python -m tests.integration.rolling --rounds 10
 
 bench: setup
 	$(BIN)/python -m bench $(ARGS)

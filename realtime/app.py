@@ -261,12 +261,14 @@ class App:
         self._stack.push_async_callback(hub.close)
         channels = Channels(parts.broker, hub, node=self.node)
         self._stack.push_async_callback(channels.close)
+        arrivals = Arrivals(parts.presence, channels)
+        self._stack.push_async_callback(arrivals.settle)
         sessions = Sessions(
             verifiers=self._verifiers(parts.keys),
             accounts=parts.accounts,
             hub=hub,
             node=self.node,
-            arrivals=Arrivals(parts.presence, channels),
+            arrivals=arrivals,
             snapshots={"calls": calls.service.snapshot, "wallet": parts.wallets.snapshot, "unread": parts.chat.unread},
             heartbeat_ms=self.settings.heartbeat_ms,
         )
@@ -300,6 +302,7 @@ class App:
         metrics.source("talkmeter_gifts_waiting", lambda: gifts.waiting)
         mint_dev = partial(self._mint_dev, parts) if self.settings.dev else None
         await self._listen(dispatcher, http.build(ready=self._ready, metrics=metrics.page, mint_dev=mint_dev), sock)
+        self._stack.callback(arrivals.drain)
 
     async def _open_pool(self) -> asyncpg.Pool:
         pool = await open_pool(

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
 from billing.tariffs import Tariff
 from presence.batch import PresenceUnavailable
-from presence.tracker import Tracker
+from presence.tracker import Arrival, Tracker
 from realtime.accounts.service import Accounts
 from realtime.broker import Broker, Outgoing
 from realtime.calls.conductor import Conductor
@@ -36,6 +37,8 @@ from realtime.protocol.errors import Unavailable
 from realtime.protocol.principal import Principal
 from realtime.transport.interface import Socket
 
+RECONNECT_S: Final = 1.0  # a client comes back within half a second (its backoff's first bound), and signs in
+
 
 class BrokerPublisher:
     """The outbox's publisher: one log entry for each user of the audience."""
@@ -54,18 +57,41 @@ class BrokerPublisher:
 
 
 class Arrivals:
-    """Tells presence and channels of sockets that come and go."""
+    """Tells presence and channels of sockets that come and go.
+
+    While this node drains, those who go are on their way to another node. To presence they stay here until it is
+    closed, so that a host can be rung while she reconnects: the ring is in her log when she arrives.
+    """
 
     def __init__(self, presence: Presence, channels: Channels) -> None:
         self._presence = presence
         self._channels = channels
+        self._draining = False
+        self._left_at = -RECONNECT_S  # monotonic seconds, of the last socket that went in the drain
 
-    async def connected(self, principal: Principal, conn: Socket) -> None:
-        await self._presence.connected(principal, conn)
+    def drain(self) -> None:
+        """From now on sockets go because the node does."""
+        self._draining = True
+
+    async def settle(self) -> None:
+        """Give whoever left during the drain the time to arrive elsewhere; at once when nobody did."""
+        wait_s = self._left_at + RECONNECT_S - time.monotonic()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+
+    def connected(self, principal: Principal, conn: Socket) -> Arrival:
+        return self._presence.connected(principal, conn)
+
+    async def revoked(self, user_id: int, issued_before_ms: int) -> None:
+        await self._presence.revoked(user_id, issued_before_ms)
 
     async def disconnected(self, principal: Principal, conn: Socket) -> None:
         self._channels.forget(conn)
-        await self._presence.disconnected(principal, conn)
+        if self._draining:
+            self._left_at = time.monotonic()
+            self._presence.forget(conn)
+        else:
+            await self._presence.disconnected(principal, conn)
 
 
 class Marks:

@@ -4,8 +4,10 @@ Owns the listening sockets and the life of the processes: starting, restarting w
 the end. Must never import app.py: a child is started by its command line and gets its settings in its environment.
 
 Each hub listens on a socket of its own with SO_REUSEPORT, made here and inherited, so the kernel spreads connections
-evenly, and those that arrive while a hub restarts wait in its queue instead of being refused. Children die with the
-parent (PR_SET_PDEATHSIG, Linux), which must therefore start them from its main thread.
+evenly, and those that arrive while a hub is away wait in its queue instead of being refused. A rolling restart starts
+each replacement first, on the same socket, and ends the old process when the new one serves; one that never serves
+ends the roll, and the old processes stay. Children die with the parent (PR_SET_PDEATHSIG, Linux), which must therefore
+start them from its main thread.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ Command = Callable[[str, int, int], Sequence[str]]
 
 @dataclass
 class Process:
-    """One place for a child: what runs in it now, and how often it had to be started again."""
+    """One child, and how often it had to be started again."""
 
     role: str
     name: str
@@ -58,7 +60,6 @@ class Process:
     started_at: float = 0.0
     start_at: float | None = None  # when it is to be started again
     kill_at: float | None = None  # when it is killed for not ending
-    replaced: bool = False  # it ends because a rolling restart asked it to
     restarts: deque[float] = field(default_factory=deque)
 
     @property
@@ -72,7 +73,7 @@ class Process:
 
 
 def supervise(settings: Settings, *, failed: Callable[[], str | None]) -> int:
-    """Run the workers until SIGTERM or SIGINT; return the exit status. SIGHUP restarts the hubs one by one.
+    """Run the workers until SIGTERM or SIGINT; return the exit status. SIGHUP replaces all processes one by one.
 
     Args:
         settings: with the URLs of the engines filled in; the children read them from their environment.
@@ -128,7 +129,9 @@ class Supervisor:
         self._failed = failed
         self._selector = selectors.DefaultSelector()
         self._signals: deque[int] = deque()
-        self._rolling: deque[Process] = deque()
+        self._rolling: deque[Process] = deque()  # to be replaced
+        self._next: Process | None = None  # starts, to take the place of the first of these
+        self._leaving: list[Process] = []  # were replaced, and drain
         self._stopping = False
         self._status = 0
         self._announced = False
@@ -143,7 +146,12 @@ class Supervisor:
 
     @property
     def _all(self) -> list[Process]:
+        """Those that should serve."""
         return [*self._hubs, self._jobs]
+
+    @property
+    def _everybody(self) -> list[Process]:
+        return [*self._all, *self._leaving, *([self._next] if self._next else [])]
 
     def run(self) -> int:
         """Start the children and keep them until a signal ends it; return the exit status."""
@@ -188,12 +196,13 @@ class Supervisor:
         if part is not None and not self._stopping:
             log.error("engine_ended", part=part)
             self._stop(1, now)
-        for process in self._all:
+        for process in self._everybody:
             self._look_at(process, now)
         self._roll(now)
-        if self._stopping and not any(process.running for process in self._hubs):
+        if self._stopping and not any(process.running for process in self._everybody if process.role == HUB):
             # The jobs end last, so that metering and the relay see every hub out.
-            self._terminate(self._jobs, now)
+            for process in self._everybody:
+                self._terminate(process, now)
 
     def _look_at(self, process: Process, now: float) -> None:
         if process.child is not None and process.child.poll() is not None:
@@ -215,21 +224,25 @@ class Supervisor:
                 self._kill_all()  # a second one means now
             self._stop(0, now)
         elif number == signal.SIGHUP and not self._stopping:
-            self._rolling.extend(process for process in self._hubs if process not in self._rolling)
+            self._rolling.extend(process for process in self._all if process not in self._rolling)
 
     def _ended(self, process: Process, now: float) -> None:
-        """A child has ended: start it again unless that was asked for, or it does so too often."""
+        """A child has ended: start it again unless it was to end, or does so too often."""
         assert process.child is not None
-        status, asked = process.child.returncode, process.replaced
+        status = process.child.returncode
         process.child = None
-        process.replaced = False
         process.ready = False
         process.kill_at = None
         self._forget_ready_pipe(process)
+        if process in self._leaving:
+            self._leaving.remove(process)
+            return
         if self._stopping:
             return
-        if asked:
-            process.start_at = now
+        if process is self._next:
+            log.error("roll_given_up", worker=process.name, status=status)
+            self._next = None
+            self._rolling.clear()
             return
         log.error("worker_ended", worker=process.name, status=status)
         process.restarts.append(now)
@@ -242,15 +255,24 @@ class Supervisor:
         process.start_at = now + RESTART_PAUSE_S * (len(process.restarts) - 1)
 
     def _roll(self, now: float) -> None:
-        """Restart the hubs that wait for it, each when all others are ready."""
+        """Replace the processes that wait for it: one at a time, and each only while all others serve."""
         if not self._rolling or self._stopping:
             return
-        process = self._rolling[0]
-        if all(each.serving for each in self._all):
+        old = self._rolling[0]
+        if self._next is None:
+            if not self._leaving and all(process.serving for process in self._all):
+                log.info("worker_restarts", worker=old.name)
+                self._next = Process(old.role, old.name, old.sock)
+                self._start(self._next)
+        elif self._next.serving:
+            if old is self._jobs:
+                self._jobs = self._next
+            else:
+                self._hubs[self._hubs.index(old)] = self._next
             self._rolling.popleft()
-            process.replaced = True
-            log.info("worker_restarts", worker=process.name)
-            self._terminate(process, now)
+            self._next = None
+            self._leaving.append(old)
+            self._terminate(old, now)
 
     # Starting and ending.
 
@@ -282,11 +304,12 @@ class Supervisor:
             return
         self._stopping = True
         self._status = status
-        for process in self._hubs:
-            if process.sock is not None:
-                process.sock.close()  # nobody new: what is in the queue of a hub goes with the hub
-                process.sock = None
-            self._terminate(process, now)
+        for process in self._everybody:
+            if process.role == HUB:
+                if process.sock is not None:
+                    process.sock.close()  # nobody new: what is in the queue of a hub goes with the hub
+                    process.sock = None
+                self._terminate(process, now)
 
     def _terminate(self, process: Process, now: float) -> None:
         if process.running and process.kill_at is None:
@@ -294,7 +317,7 @@ class Supervisor:
             process.kill_at = now + self._drain_s + STOP_GRACE_S
 
     def _kill_all(self) -> None:
-        for process in self._all:
+        for process in self._everybody:
             if process.child is not None:
                 if process.running:
                     process.child.kill()
@@ -302,7 +325,7 @@ class Supervisor:
             self._forget_ready_pipe(process)
 
     def _over(self) -> bool:
-        return self._stopping and not any(process.running for process in self._all)
+        return self._stopping and not any(process.running for process in self._everybody)
 
     def _forget_ready_pipe(self, process: Process) -> None:
         if process.ready_fd >= 0:

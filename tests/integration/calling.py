@@ -34,11 +34,11 @@ class Player:
     def names(self) -> list[str]:
         return [event.name for event in self.seen]
 
-    async def wait_for(self, name: str, *, count: int = 1) -> Event:
-        """Return the `count`th event of that name, when it has come."""
+    async def wait_for(self, name: str, *, count: int = 1, call_id: str = "") -> Event:
+        """Return the `count`th event of that name (and of that call, when one is given), when it has come."""
         async with asyncio.timeout(EVENT_TIMEOUT_S):
             while True:
-                found = [event for event in self.seen if event.name == name]
+                found = [event for event in self.seen if event.name == name and call_id in ("", _call_of(event))]
                 if len(found) >= count:
                     return found[count - 1]
                 self._changed.clear()
@@ -67,15 +67,20 @@ class Player:
             await asyncio.sleep(PROOF_EVERY_S)
 
 
+def _call_of(event: Event) -> str | None:
+    call_id: str | None = event.data.get("call", {}).get("call_id")
+    return call_id
+
+
 async def talk(caller: Player, host: Player, host_id: str, *, media: str = "voice") -> str:
     """Ring, answer, and bring both sides' media up; return the call's id once it is connected."""
     invited = await caller.ask("call.invite", host=host_id, media=media)
     call_id: str = invited["call"]["call_id"]
-    await host.wait_for("call.incoming")
-    await caller.wait_for("call.ringing")
+    await host.wait_for("call.incoming", call_id=call_id)
+    await caller.wait_for("call.ringing", call_id=call_id)
     await host.ask("call.accept", call_id=call_id)
-    await caller.wait_for("call.accepted")
+    await caller.wait_for("call.accepted", call_id=call_id)
     caller.prove_media(call_id)
     host.prove_media(call_id)
-    await caller.wait_for("call.connected")
+    await caller.wait_for("call.connected", call_id=call_id)
     return call_id

@@ -27,6 +27,7 @@ class Parent:
         self.journal = folder / "journal"
         self.journal.touch()
         self.fail_file = folder / "fail"
+        self.crash_file = folder / "crash"
         command = [sys.executable, "-m", "tests.transport.parent", str(workers), str(self.journal), str(self.fail_file)]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **environ}
@@ -133,18 +134,44 @@ def test_the_jobs_end_after_every_hub(start: Callable[..., Parent]) -> None:
     assert ended == ["hub", "hub", "hub", "jobs"]
 
 
-def test_a_rolling_restart_replaces_every_hub_and_refuses_nobody(start: Callable[..., Parent]) -> None:
+def test_a_rolling_restart_replaces_everything_and_refuses_nobody(start: Callable[..., Parent]) -> None:
     parent = start(2)
     port = parent.wait_ready()
     before = set(parent.pids("started", "hub"))
     parent.process.send_signal(signal.SIGHUP)
     seen: set[int] = set()
     until(lambda: len(meet(port, seen) - before) == 2)
+    until(lambda: len(parent.pids("ended", "jobs")) == 1)
     assert set(parent.pids("ended", "hub")) == before
-    steps = [line.split()[0] for line in parent.lines if " hub " in line]
-    assert steps[2:] == ["ended", "started"] * 2  # never are two away at a time
-    assert len(parent.pids("started", "jobs")) == 1
+    steps = [line.split()[0] for line in parent.lines]
+    assert steps[3:] == ["started", "ended"] * 3  # whoever goes has a successor who serves already
+    assert parent.lines[-2].startswith("started jobs")
     assert parent.stop() == 0
+
+
+def test_a_replacement_that_fails_ends_the_roll_and_replaces_nobody(start: Callable[..., Parent]) -> None:
+    parent = start(2)
+    port = parent.wait_ready()
+    hubs = parent.pids("started", "hub")
+    parent.crash_file.touch()
+    parent.process.send_signal(signal.SIGHUP)
+    until(lambda: len(parent.pids("started", "hub")) == 3)
+    seen: set[int] = set()
+    until(lambda: meet(port, seen) == set(hubs))
+    parent.crash_file.unlink()
+    parent.process.send_signal(signal.SIGHUP)
+    until(lambda: len(parent.pids("ended", "jobs")) == 1)
+    assert set(parent.pids("ended", "hub")) == set(hubs)
+    assert parent.stop() == 0
+
+
+def test_a_stop_in_the_middle_of_a_roll_ends_everybody(start: Callable[..., Parent]) -> None:
+    parent = start(2)
+    parent.wait_ready()
+    parent.process.send_signal(signal.SIGHUP)
+    until(lambda: len(parent.pids("started", "hub")) == 3)
+    assert parent.stop() == 0
+    assert not any(alive(pid) for role in ("hub", "jobs") for pid in parent.pids("started", role))
 
 
 @pytest.mark.parametrize("role", ["hub", "jobs"])

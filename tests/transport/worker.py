@@ -1,7 +1,7 @@
 """A worker for the supervisor's tests: answers each connection with its process id.
 
 Run as `python -m tests.transport.worker ROLE LISTEN_FD READY_FD JOURNAL`; appends what happens to it to JOURNAL.
-The role that CRASH names ends at once.
+The role that CRASH names ends at once; so does every role while there is a file `crash` beside JOURNAL.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from types import FrameType
 
 
@@ -28,7 +29,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     note(journal, f"started {role} {os.getpid()}")
-    if os.environ.get("CRASH") == role:
+    if os.environ.get("CRASH") == role or Path(journal).with_name("crash").exists():
         sys.exit(3)
     os.write(ready_fd, b"1")
     os.close(ready_fd)
