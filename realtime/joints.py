@@ -168,7 +168,7 @@ class CallParts:
         )
         store = CallStore()
         meters = Meters(tariff_of)
-        liveness = self.liveness = Liveness()
+        liveness = self.liveness = Liveness(grace_ms=settings.proof_grace_ms)
         conductor = Conductor(
             store=store,
             meters=meters,

@@ -25,11 +25,21 @@ FORGET_AFTER_MS: Final = 120_000
 # How long a repeated report is answered from memory before the database is asked again.
 VIEW_FRESH_MS: Final = 30_000
 NOTES_MAX: Final = 100_000  # far above the sockets of one node; two sides a call
+GRACE_MS: Final = 15_000  # the settings' default
+LOOK_EVERY_MS: Final = 1_000  # how often a node looks for what is due; two looks may be missed or slow
+NEWER_MS: Final = 500  # evidence that is younger by less is not worth a report
+SILENT_AGAIN_MS: Final = 2_000  # a silent side is reported this often: its call ends that soon after the grace
+NEVER: Final = float("-inf")
 
 
 @dataclass(slots=True)
 class Note:
-    """What is known of one side: its device and socket, when it said that media flows, and the view it was given."""
+    """What is known of one side: its device and socket, when it said that media flows, and the view it was given.
+
+    Attributes:
+        told_ms: when it was reported last.
+        told_heard_ms: the last sign of life that was reported.
+    """
 
     call_id: UUID
     side: Side
@@ -39,6 +49,8 @@ class Note:
     up: bool
     view: CallView
     view_ms: float
+    told_ms: float = NEVER
+    told_heard_ms: float = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +63,19 @@ class Sign:
 
 
 class Liveness:
-    """The notes of one node."""
+    """The notes of one node.
 
-    def __init__(self, *, clock_ms: Callable[[], float] = lambda: time.monotonic() * 1000) -> None:
-        """Args: clock_ms: a clock that never goes back, in milliseconds."""
+    A pulse is charged when both sides were heard within half of the grace, as far as the database knows. So a side is
+    reported when it has news (it came up, or media stopped), when what the database knows gets old and there is newer
+    evidence, and when it is silent. Nothing is repeated that the database knows.
+    """
+
+    def __init__(
+        self, *, grace_ms: int = GRACE_MS, clock_ms: Callable[[], float] = lambda: time.monotonic() * 1000
+    ) -> None:
+        """Args: grace_ms: the smallest of any tariff; clock_ms: a clock that never goes back, in milliseconds."""
+        self._silent_ms = grace_ms / 2
+        self._old_ms = grace_ms / 2 - 2 * LOOK_EVERY_MS
         self._clock_ms = clock_ms
         self._notes: dict[tuple[UUID, int], Note] = {}
 
@@ -95,6 +116,7 @@ class Liveness:
         if note is not None and note.up:
             note.up = False
             note.media_ms = self._clock_ms()
+            note.told_heard_ms = NEVER
 
     def forget(self, call_id: UUID, user_ids: tuple[int, int]) -> None:
         """The call is over."""
@@ -106,6 +128,32 @@ class Liveness:
         now = self._clock_ms()
         self._forget_silent(now)
         return [Sign(note.call_id, note.side, _heard_ago_ms(note, now)) for note in self._notes.values()]
+
+    def due(self) -> list[Sign]:
+        """Return what the database has to be told now; it counts as told, unless `tell_again` is called."""
+        now = self._clock_ms()
+        self._forget_silent(now)
+        return [
+            Sign(note.call_id, note.side, heard_ago_ms)
+            for note in self._notes.values()
+            if now - note.told_heard_ms >= self._old_ms and (heard_ago_ms := self._told(note, now)) is not None
+        ]
+
+    def tell_again(self) -> None:
+        """The database knows nothing any more, or it is not known what it knows: everything is due."""
+        for note in self._notes.values():
+            note.told_heard_ms = NEVER
+
+    def _told(self, note: Note, now: float) -> int | None:
+        """Note that a side is told, and return how long ago it was heard; None when there is nothing to tell."""
+        heard_ago_ms = _heard_ago_ms(note, now)
+        newer = now - note.told_heard_ms - heard_ago_ms >= NEWER_MS
+        silent = heard_ago_ms >= self._silent_ms and now - note.told_ms >= SILENT_AGAIN_MS
+        if not newer and not silent:
+            return None
+        note.told_ms = now
+        note.told_heard_ms = now - heard_ago_ms
+        return heard_ago_ms
 
     def _forget_silent(self, now: float) -> None:
         silent = [key for key, note in self._notes.items() if now - note.media_ms > FORGET_AFTER_MS]
