@@ -1,7 +1,7 @@
 -- Change a user's presence record in one step, and tell how it was before.
 --
 -- In:  KEYS[1]  hash of the user: t tenant, x external id, h 1 for a host, m mode, b busy, r reserved, p push reachable,
---               s last seen (unix ms), v version, c:<node>:<connection> = device, a:<device> = 1 when set to away
+--               s last seen (unix ms), v version, o tokens issued before this unix ms are refused, c:<node>:<connection> = device, a:<device> = 1 when set to away
 --      ARGV[1]  milliseconds after which an untouched record is forgotten
 --      ARGV[2..] steps of three: 'set' field value | 'new' field value (only where it is missing) | 'del' field '' |
 --               'at' '' version (skip the steps that follow unless this is the record's version) |

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from typing import Final
+
+from msgspec import Struct
 
 from presence.states import Inputs, Mode, Standing, Status, rings, standing
 
-CONNECTION = "c:"
-AWAY = "a:"
+CONNECTION: Final = "c:"
+AWAY: Final = "a:"
+REVOKED: Final = "o"  # the field with the instant before which issued tokens are refused
+_CONNECTION: Final = CONNECTION.encode()
+_AWAY: Final = AWAY.encode()
+_MODES: Final = {mode.value.encode(): mode for mode in Mode}
 
 
-@dataclass(frozen=True, slots=True)
-class UserState:
+class UserState(Struct, frozen=True):
     """A user's presence as others may learn it.
 
     Attributes:
@@ -57,31 +62,48 @@ def read(user_id: int, flat: Sequence[bytes], alive: Collection[str]) -> UserSta
         flat: field, value, field, value, ... as HGETALL gives it.
         alive: names of the nodes that live.
     """
-    fields = {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
-    away = {name[len(AWAY) :] for name in fields if name.startswith(AWAY)}
-    live = [device for name, device in fields.items() if name.startswith(CONNECTION) and _node(name) in alive]
-    away_sockets = sum(1 for device in live if device in away)
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    sockets = away_sockets = 0
+    for name, device in fields.items():
+        if name.startswith(_CONNECTION) and _node(name) in alive:
+            sockets += 1
+            away_sockets += _AWAY + device in fields
     inputs = Inputs(
-        active_sockets=len(live) - away_sockets,
+        active_sockets=sockets - away_sockets,
         away_sockets=away_sockets,
-        push_reachable="p" in fields,
-        busy="b" in fields,
-        reserved="r" in fields,
-        mode=Mode(fields.get("m", Mode.AVAILABLE)),
+        push_reachable=b"p" in fields,
+        busy=b"b" in fields,
+        reserved=b"r" in fields,
+        mode=_MODES[fields.get(b"m", b"available")],
     )
     now = standing(inputs)
     return UserState(
         user_id=user_id,
-        tenant_id=int(fields.get("t", 0)),
-        external_id=fields.get("x", ""),
-        host="h" in fields,
+        tenant_id=int(fields.get(b"t", 0)),
+        external_id=fields.get(b"x", b"").decode(),
+        host=b"h" in fields,
         status=now.status,
         bookable=now.bookable,
         rings=rings(inputs),
         busy=inputs.busy,
-        sockets=len(live),
-        last_seen_ms=int(fields.get("s", 0)),
-        version=int(fields.get("v", 0)),
+        sockets=sockets,
+        last_seen_ms=int(fields.get(b"s", 0)),
+        version=int(fields.get(b"v", 0)),
+    )
+
+
+def revoked_ms(flat: Sequence[bytes]) -> int:
+    """Return the instant (unix ms) before which issued tokens are refused; 0 when the user never signed out of all."""
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return int(fields.get(REVOKED.encode(), 0))
+
+
+def connections_of(flat: Sequence[bytes], device_id: str, alive: Collection[str]) -> int:
+    """Return how many live connections a device has, on all nodes."""
+    device = device_id.encode()
+    return sum(
+        name.startswith(_CONNECTION) and value == device and _node(name) in alive
+        for name, value in zip(flat[::2], flat[1::2], strict=True)
     )
 
 
@@ -91,8 +113,8 @@ def connection_field(node: str, connection_id: int) -> str:
 
 def node_names(flat: Sequence[bytes]) -> set[str]:
     """Return the nodes that a record's connections name."""
-    return {_node(name.decode()) for name in flat[::2] if name.startswith(CONNECTION.encode())}
+    return {_node(name) for name in flat[::2] if name.startswith(_CONNECTION)}
 
 
-def _node(field: str) -> str:
-    return field[len(CONNECTION) :].rpartition(":")[0]
+def _node(field: bytes) -> str:
+    return field[len(_CONNECTION) : field.rindex(b":")].decode()

@@ -10,8 +10,9 @@ available some     no   | online if a device is active, else away (not bookable)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from msgspec import Struct
 
 
 class Status(StrEnum):
@@ -32,8 +33,7 @@ class Mode(StrEnum):
     INVISIBLE = "offline"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class Inputs(Struct, frozen=True, kw_only=True):
     """Everything that presence is made of.
 
     Attributes:
@@ -53,8 +53,7 @@ class Inputs:
     mode: Mode = Mode.AVAILABLE
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """How a user stands: what is shown, and whether a call may be placed."""
 
     status: Status
@@ -71,7 +70,7 @@ def rings(inputs: Inputs) -> bool:
 
     For who decides about that under the database's lock and only asks presence for the rest.
     """
-    return standing(replace(inputs, busy=False, reserved=False)).bookable
+    return _willing(inputs)
 
 
 def _status(inputs: Inputs) -> Status:

@@ -11,15 +11,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
 
 import structlog
 
 from presence.batch import Batch, PresenceUnavailable, Script
 from presence.nodes import HEARTBEAT_S, TTL_MS, Nodes
-from presence.record import AWAY, CONNECTION, UserState, connection_field, node_names, read
+from presence.record import (
+    AWAY,
+    CONNECTION,
+    REVOKED,
+    UserState,
+    connection_field,
+    connections_of,
+    node_names,
+    read,
+    revoked_ms,
+)
 from presence.states import Mode
 
 RECORD_TTL_MS: Final = 30 * 24 * 3_600_000  # how long "last seen" is remembered
@@ -51,10 +61,36 @@ class _Local:
     """A user with sockets on this node: (connection id, device id), nearly always one, and what was chosen here."""
 
     person: Person
-    connections: list[tuple[int, str]] = field(default_factory=list)
+    connections: tuple[tuple[int, str], ...] = ()
     listed: str = ""  # the name under which this node has the user in its list
     mode: Mode | None = None
     away: set[str] | None = None
+
+
+class Arrived(NamedTuple):
+    """What a registration found.
+
+    Attributes:
+        state: of the user, with the new connection.
+        twins: other live connections of the same device, on any node.
+        revoked_ms: tokens issued before this instant (unix ms) are refused; 0 when nothing is known of one.
+    """
+
+    state: UserState
+    twins: int
+    revoked_ms: int
+
+
+class Arrival:
+    """A registration under way: submitted already, and to be awaited. Gives None while Redis is down."""
+
+    __slots__ = ("_finish",)
+
+    def __init__(self, finish: Callable[[], Awaitable[Arrived | None]]) -> None:
+        self._finish = finish
+
+    def __await__(self) -> Generator[Any, None, Arrived | None]:
+        return self._finish().__await__()
 
 
 class Tracker:
@@ -115,12 +151,26 @@ class Tracker:
 
     # What connections tell.
 
-    async def connected(self, person: Person, connection_id: int, device_id: str) -> UserState | None:
-        """Register a live connection; return the user's state, or None while Redis is down."""
-        local = self._local.setdefault(person.user_id, _Local(person))
+    def connected(self, person: Person, connection_id: int, device_id: str) -> Arrival:
+        """Register a live connection. It is submitted at once, to share its way with what else the caller submits."""
+        local = self._local.get(person.user_id)
+        if local is None:
+            local = self._local[person.user_id] = _Local(person)
         local.person = person
-        local.connections = [*_others(local, connection_id), (connection_id, device_id)]
-        return await self._attempt(person.user_id, [*self._registration(local), "seen", "", ""])
+        local.connections = (*_others(local, connection_id), (connection_id, device_id))
+        ((_, answer),) = self._submit([person.user_id], lambda _: [*self._registration(local), "seen", "", ""])
+        return Arrival(lambda: self._arrived(person.user_id, device_id, answer))
+
+    async def _arrived(self, user_id: int, device_id: str, answer: asyncio.Future[Any]) -> Arrived | None:
+        try:
+            changed = await answer
+            state = (await self._judge([(user_id, changed)]))[user_id]
+        except PresenceUnavailable:
+            self._dirty.add(user_id)
+            return None
+        record = changed[2]
+        twins = connections_of(record, device_id, self._nodes.alive) - 1
+        return Arrived(state, max(0, twins), revoked_ms(record))
 
     async def disconnected(self, user_id: int, connection_id: int) -> UserState | None:
         """Take a connection off; return the user's state, or None while Redis is down."""
@@ -130,8 +180,20 @@ class Tracker:
             if not local.connections:
                 del self._local[user_id]
                 self._leaving.add(user_id)
-        field_ = connection_field(self._nodes.name, connection_id)
-        return await self._attempt(user_id, ["del", field_, "", "seen", "", ""])
+        field = connection_field(self._nodes.name, connection_id)
+        try:
+            return (await self._write([user_id], lambda _: ["del", field, "", "seen", "", ""]))[user_id]
+        except PresenceUnavailable:
+            self._dirty.add(user_id)
+            return None
+
+    async def revoke(self, user_id: int, issued_before_ms: int) -> None:
+        """Let every sign-in that is under way on any node know which tokens are refused from now on.
+
+        Raises:
+            PresenceUnavailable: Redis cannot be reached.
+        """
+        await self._write([user_id], lambda _: ["set", REVOKED, str(issued_before_ms)])
 
     async def set_status(self, user_id: int, choice: Choice, *, device_id: str) -> UserState:
         """Do what the user chose: `dnd` and `offline` are for all devices, `away` for one; `online` ends all of it.
@@ -229,14 +291,6 @@ class Tracker:
             steps += ["new", AWAY + device_id, "1"]
         return steps
 
-    async def _attempt(self, user_id: int, steps: list[str]) -> UserState | None:
-        """Write one record now, or leave it to the heartbeat when Redis is down."""
-        try:
-            return (await self._write([user_id], lambda _: steps))[user_id]
-        except PresenceUnavailable:
-            self._dirty.add(user_id)
-            return None
-
     async def _write(
         self,
         user_ids: Sequence[int],
@@ -251,26 +305,37 @@ class Tracker:
             also_alive: a node that counted until now, so that what its end changes is seen as a change.
             tell_all: tell of every user: an earlier write may have changed the record without an answer.
         """
+        answers = [(user_id, await answer) for user_id, answer in self._submit(user_ids, steps)]
+        return await self._judge(answers, also_alive=also_alive, tell_all=tell_all)
+
+    def _submit(
+        self, user_ids: Sequence[int], steps: Callable[[int], list[str]]
+    ) -> list[tuple[int, asyncio.Future[Any]]]:
+        """Submit changes of records, and of this node's list of users."""
         answers = []
         node = self._nodes.name
-        users_key = self._users_key(node)
         for user_id in user_ids:
             local = self._local.get(user_id)
             if local is not None and local.listed != node:  # before the record: who is in no list is never swept
                 local.listed = node
-                self._batch.command("SADD", users_key, user_id)
+                self._batch.command("SADD", self._users_key(node), user_id)
             answers.append(
                 (user_id, self._batch.run(self._change, (self._key(user_id),), RECORD_TTL_MS, *steps(user_id)))
             )
             if local is None and user_id in self._leaving:
                 self._leaving.discard(user_id)
-                self._batch.command("SREM", users_key, user_id)
-        done = [(user_id, *(await answer)) for user_id, answer in answers]
-        await self._look_up(after for *_, after in done)
+                self._batch.command("SREM", self._users_key(node), user_id)
+        return answers
+
+    async def _judge(
+        self, answers: Sequence[tuple[int, Sequence[Any]]], *, also_alive: str = "", tell_all: bool = False
+    ) -> dict[int, UserState]:
+        """Read what change.lua answered, tell of those whose standing changed, and return the states."""
+        await self._look_up(after for _, (_, _, after) in answers)
         alive = self._nodes.alive
-        before_alive = alive | {also_alive}
+        before_alive = alive | {also_alive} if also_alive else alive
         found, changed = {}, []
-        for user_id, _, before, after in done:
+        for user_id, (_, before, after) in answers:
             was, now = read(user_id, before, before_alive), read(user_id, after, alive)
             found[user_id] = now
             if tell_all or was.standing != now.standing or was.host != now.host:
@@ -360,8 +425,8 @@ class Tracker:
         await self._nodes.quit(node)
 
 
-def _others(local: _Local, connection_id: int) -> list[tuple[int, str]]:
-    return [known for known in local.connections if known[0] != connection_id]
+def _others(local: _Local, connection_id: int) -> tuple[tuple[int, str], ...]:
+    return tuple(known for known in local.connections if known[0] != connection_id)
 
 
 def _flat(answer: Any) -> Sequence[bytes]:

@@ -91,11 +91,21 @@ class Hub:
 
     # Opening and leaving.
 
-    async def open_stream(self, conn: Socket, user_id: int, position: Position | None) -> Replay:
+    async def open_stream(
+        self, conn: Socket, user_id: int, position: Position | None, *, listening: Callable[[], None] | None = None
+    ) -> Replay:
         """Attach a socket to its user's stream; see `open`."""
-        return await self.open(conn, user_stream(user_id), USER, position)
+        return await self.open(conn, user_stream(user_id), USER, position, listening=listening)
 
-    async def open(self, conn: Socket, key: str, name: str, position: Position | None) -> Replay:
+    async def open(
+        self,
+        conn: Socket,
+        key: str,
+        name: str,
+        position: Position | None,
+        *,
+        listening: Callable[[], None] | None = None,
+    ) -> Replay:
         """Attach a socket to a stream and find out what it has missed since `position`.
 
         From now on events are held for this socket. The caller sends its reply (with a snapshot that is read after
@@ -105,6 +115,8 @@ class Hub:
             key: of the stream in the broker.
             name: of the stream on the wire.
             position: the last the device has seen, or None.
+            listening: called as soon as what is published reaches this socket (or Redis cannot be reached), before
+                the answer about what was missed: what it submits to Redis shares that round trip.
 
         Returns:
             With an empty epoch when Redis cannot be reached: the socket works without events until Redis is back,
@@ -114,6 +126,8 @@ class Hub:
         opening = stream.begin(conn)
         try:
             subscribed = await self.broker.subscribe(key)
+            if listening is not None:
+                listening()
             replay = await self.broker.replay(key, position) if subscribed else Replay(False, "", 0)
         except Unavailable:
             replay = Replay(False, "", 0)

@@ -8,29 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Protocol
 
 import msgspec
+import structlog
 from msgspec import Meta, Struct
 
+from presence.tracker import Arrived
 from realtime.accounts.models import Device
 from realtime.accounts.service import Accounts
-from realtime.accounts.tokens import Verifiers
-from realtime.broker import Position, user_stream
+from realtime.accounts.service import SignedIn as Admitted
+from realtime.accounts.sign_ins import UNREACHABLE
+from realtime.accounts.tokens import Identity, Verifiers
+from realtime.broker import Position, Replay, user_stream
 from realtime.dispatch import Request, Session
 from realtime.hub import Hub
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import Event
-from realtime.protocol.errors import Conflict, Unauthenticated
+from realtime.protocol.errors import Conflict, TalkmeterError, TokenExpired, TokenInvalid, Unauthenticated
 from realtime.protocol.principal import Principal
 from realtime.protocol.registry import Empty, EventType, Route
 from realtime.transport.interface import Socket
 
+log = structlog.get_logger()
+
 USER_STREAM = "user"
 CLOSE_ORDER = "_close"
 EXPIRY_CHECK_S = 1.0
+CONFIRM_S = 60.0  # the longest that a signed-out device stays connected when Redis has lost the order to close it
+CONFIRM_BATCH = 500
 EXPIRY_WARNING_MS = 60_000  # time for an app to fetch a new token from its backend
 
 Text = Annotated[str, Meta(max_length=128)]
@@ -139,7 +147,13 @@ class CloseOrder(Struct):
 class Arrivals(Protocol):
     """What a session tells presence."""
 
-    async def connected(self, principal: Principal, conn: Socket) -> None: ...
+    def connected(self, principal: Principal, conn: Socket) -> Awaitable[Arrived | None]:
+        """Register a connection; submitted at once. Gives None while Redis is down."""
+        ...
+
+    async def revoked(self, user_id: int, issued_before_ms: int) -> None:
+        """Let sign-ins under way on any node know which tokens are refused from now on."""
+        ...
 
     async def disconnected(self, principal: Principal, conn: Socket) -> None: ...
 
@@ -157,6 +171,7 @@ class Sessions:
         arrivals: Arrivals,
         snapshots: Mapping[str, Snapshot],
         heartbeat_ms: int,
+        confirm_s: float = CONFIRM_S,
     ) -> None:
         self._verifiers = verifiers
         self._accounts = accounts
@@ -165,6 +180,7 @@ class Sessions:
         self._arrivals = arrivals
         self._snapshots = snapshots
         self._heartbeat_ms = heartbeat_ms
+        self._confirm_s = confirm_s
         hub.listen(CLOSE_ORDER, self._obey)
 
     def routes(self) -> list[Route]:
@@ -208,19 +224,16 @@ class Sessions:
         token = msg.token or _bearer(conn.authorization)
         if not token:
             raise Unauthenticated("no token, neither in session.sign_in nor in the upgrade's Authorization header")
-        identity = await self._verifiers.verify(token, now_ms=rq.now_ms)
-        device = Device(device_id=msg.device_id, platform=msg.platform, app_version=msg.app_version)
-        signed = await self._accounts.sign_in(identity, device)
-        principal = signed.principal
-        position = next((Position(p.epoch, p.offset) for p in msg.streams if p.stream == USER_STREAM), None)
-        conn.sign_in(principal)
-        replay = await self._hub.open_stream(conn, principal.user_id, position)
-        session.after_reply = partial(self._hub.flow, conn)
+        try:
+            identity, signed = await self._admit(token, msg, rq.now_ms)
+            principal = signed.principal
+            conn.sign_in(principal)
+            replay = await self._enter(session, identity, principal, msg.streams)
+        except BaseException as exc:
+            session.after_reply = partial(_end, conn, exc)
+            raise
         session.principal = principal
-        if session.closed:
-            self._hub.detach(conn)  # gone while it signed in: nobody else will
-            raise Unauthenticated("the connection closed while it signed in")
-        await self._arrivals.connected(principal, conn)
+        session.after_reply = partial(self._hub.flow, conn)
         if signed.replaced:
             await self._close_sockets(principal, signed.replaced, CloseCode.REPLACED, conn)
         snapshot = None
@@ -238,6 +251,46 @@ class Sessions:
             snapshot=snapshot,
         )
 
+    async def _admit(self, token: str, msg: SignIn, now_ms: int) -> tuple[Identity, Admitted]:
+        """Judge token and device. Both are judged at the same moment in the database (see sign_ins.py)."""
+        identity = await self._verifiers.verify(token, now_ms=now_ms)
+        device = Device(device_id=msg.device_id, platform=msg.platform, app_version=msg.app_version)
+        signed = await self._accounts.sign_in(identity, device)
+        if _now_ms() >= identity.expires_at_ms:  # it waited for the database meanwhile
+            raise TokenExpired
+        return identity, signed
+
+    async def _enter(
+        self, session: Session, identity: Identity, principal: Principal, places: Sequence[Place]
+    ) -> Replay:
+        """Open the user's stream and register with presence, in one round trip, as soon as the stream is listened to.
+
+        From then on a word to close this connection reaches it. What was said before that is in the presence record:
+        tokens refused since this one was judged, and the device's other connections.
+        """
+        conn = session.conn
+        position = next((Position(p.epoch, p.offset) for p in places if p.stream == USER_STREAM), None)
+        arrival: Awaitable[Arrived | None] | None = None
+
+        def listening() -> None:
+            nonlocal arrival
+            arrival = self._arrivals.connected(principal, conn)
+
+        try:
+            replay = await self._hub.open_stream(conn, principal.user_id, position, listening=listening)
+            arrived = await (arrival or self._arrivals.connected(principal, conn))
+            if arrived is not None and identity.issued_at_ms < arrived.revoked_ms:
+                raise TokenInvalid("signed out everywhere after this token was issued")
+            if arrived is not None and arrived.twins:
+                await self._close_sockets(principal, (principal.device_id,), CloseCode.REPLACED, conn)
+            if session.closed:
+                raise Unauthenticated("the connection closed while it signed in")
+        except BaseException:
+            self._hub.detach(conn)  # nobody else will, for the session has no principal yet
+            await self._arrivals.disconnected(principal, conn)
+            raise
+        return replay
+
     async def refresh(self, rq: Request, msg: Refresh) -> Refreshed:
         identity = await self._verifiers.verify(msg.token, now_ms=rq.now_ms)
         principal = await self._accounts.refresh(rq.principal, identity)
@@ -252,6 +305,7 @@ class Sessions:
         conn, principal = rq.session.conn, rq.principal
         if msg.everywhere:
             await self._accounts.sign_out_everywhere(principal.user_id, now_ms=rq.now_ms)
+            await self._arrivals.revoked(principal.user_id, rq.now_ms)
             await self._close_sockets(principal, None, CloseCode.SIGNED_OUT, conn)
         else:
             await self._accounts.sign_out(principal)
@@ -280,13 +334,40 @@ class Sessions:
                 conn.close(order.code, CloseCode(order.code).reason)
 
     async def run(self, sessions: Callable[[], Iterable[Session]]) -> None:
-        """Warn and end sessions whose token runs out, until cancelled."""
+        """Until cancelled: warn and end sessions whose token runs out, and end those whose device was signed out."""
+        async with asyncio.TaskGroup() as upkeep:
+            upkeep.create_task(self._expire(sessions), name="sessions-expiry")
+            upkeep.create_task(self._confirm(sessions), name="sessions-devices")
+
+    async def _expire(self, sessions: Callable[[], Iterable[Session]]) -> None:
         while True:
             await asyncio.sleep(EXPIRY_CHECK_S)
-            now_ms = time.time_ns() // 1_000_000
+            now_ms = _now_ms()
             for session in list(sessions()):
                 if session.principal is not None:
                     _expire(session, session.principal.expires_at_ms, now_ms)
+
+    async def _confirm(self, sessions: Callable[[], Iterable[Session]]) -> None:
+        """Compare every signed-in device with the database once in `confirm_s`: for its "last seen", and because an
+        order to close it is lost while Redis is away.
+        """
+        while True:
+            present = list(sessions())
+            batches = [present[start : start + CONFIRM_BATCH] for start in range(0, len(present), CONFIRM_BATCH)]
+            for batch in batches:
+                await asyncio.sleep(self._confirm_s / len(batches))
+                try:
+                    await self._confirm_batch([one for one in batch if one.principal is not None and not one.closed])
+                except UNREACHABLE as exc:
+                    log.warning("devices_not_confirmed", error=repr(exc))
+            if not batches:
+                await asyncio.sleep(self._confirm_s)
+
+    async def _confirm_batch(self, sessions: Sequence[Session]) -> None:
+        devices = {(one.principal.user_id, one.principal.device_id): one for one in sessions if one.principal}
+        gone = await self._accounts.touch_devices(list(devices)) if devices else ()
+        for device in gone:
+            devices[device].conn.close(CloseCode.SIGNED_OUT, CloseCode.SIGNED_OUT.reason)
 
 
 def _expire(session: Session, expires_at_ms: int, now_ms: int) -> None:
@@ -296,6 +377,18 @@ def _expire(session: Session, expires_at_ms: int, now_ms: int) -> None:
         session.warned_of_ms = expires_at_ms
         event = Event("session.token_expiring", USER_STREAM, TokenExpiring(expires_at_ms), ts_ms=now_ms)
         session.conn.send_reply(session.conn.codec.encode(event))
+
+
+def _end(conn: Socket, error: BaseException) -> None:
+    """End a connection whose sign-in failed half-way, or for a reason that passes: waiting on it would lead nowhere."""
+    if not isinstance(error, TalkmeterError) or error.retryable:
+        conn.close(CloseCode.OVERLOADED, CloseCode.OVERLOADED.reason)
+    elif conn.principal is not None:
+        conn.close(CloseCode.SIGNED_OUT, CloseCode.SIGNED_OUT.reason)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _bearer(authorization: str | None) -> str | None:

@@ -15,7 +15,8 @@ import firebase_admin
 from firebase_admin import auth, credentials
 from google.auth.credentials import AnonymousCredentials
 
-from realtime.accounts.tokens import TOKEN_CHARS_MAX, Identity, identity_of
+from realtime.accounts.jws import TOKEN_CHARS_MAX
+from realtime.accounts.tokens import Identity, identity_of
 from realtime.config import SettingsError
 from realtime.protocol.errors import TokenExpired, TokenInvalid, Unavailable
 

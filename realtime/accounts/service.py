@@ -16,7 +16,8 @@ import asyncpg
 from billing.wallets import open_wallet
 from realtime.accounts.lru import Lru
 from realtime.accounts.models import Device, HostChange, HostDefaults, HostProfile, PushTarget, UserCard
-from realtime.accounts.store import AccountStore, SignInRow
+from realtime.accounts.sign_ins import SignIns
+from realtime.accounts.store import AccountStore, SignIn, SignInRow
 from realtime.accounts.tokens import Identity
 from realtime.outbox import Tx
 from realtime.protocol.errors import Internal, InvalidData, NotFound, TokenInvalid
@@ -27,6 +28,7 @@ DEVICES_MAX = 5  # per user: a phone or two, a tablet, a browser; more is an acc
 IDS_CACHED_MAX = 100_000  # about 30 MB; ids never change, so nothing has to be invalidated
 TENANTS_CACHED_MAX = 10_000
 HOSTS_PAGE_MAX = 1_000
+LAST_SEEN_MIN = 10  # how stale "last seen" of a connected device may be; a write for each of them in this time
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Accounts:
         self._store = AccountStore()
         self._devices_max = devices_max
         self._host_defaults = host_defaults or HostDefaults()
+        self._sign_ins = SignIns(pool, self._store, self._host_defaults)
         self.on_host_changed = on_host_changed
         self.on_push_changed = on_push_changed
         self.push_enabled = push_enabled
@@ -161,29 +164,28 @@ class Accounts:
     async def sign_in(self, identity: Identity, device: Device) -> SignedIn:
         """Let a verified identity in on a device: its user is made when new, the device touched, the policy applied.
 
+        Sign-ins at the same time share their statements (sign_ins.py).
+
         Raises:
+            Unavailable: the database cannot be reached.
             InvalidData: the device's fields hold what no database text can.
             TokenInvalid: the user has signed out everywhere since the token was issued.
         """
         if "\0" in device.device_id + device.platform + device.app_version:
             raise InvalidData("device_id, platform and app_version may not hold NUL", path="$.device_id")
         tenant_id = await self.ensure_tenant(identity.tenant)
-        async with self._pool.acquire() as conn:
-            row = await self._touch(conn, tenant_id, identity, device)
-            if row is None:
-                async with conn.transaction():
-                    await self.ensure_user(conn, tenant_id, identity.user, identity.name)
-                row = await self._touch(conn, tenant_id, identity, device)
-            if row is None or row.fresh is None:
-                raise TokenInvalid("signed out everywhere after this token was issued")
-            replaced: list[str] = []
-            if row.fresh:
-                async with conn.transaction():
-                    replaced = await self._store.drop_oldest_devices(
-                        conn, row.card.user_id, device.device_id, self._devices_max
-                    )
-        self._ids.put((tenant_id, identity.user), row.card.user_id)
-        self._names.put(row.card.user_id, identity.user)
+        asked = SignIn(
+            tenant_id, identity.user, device, identity.issued_at_ms, identity.name, HOST_ROLE in identity.roles
+        )
+        row = await self._sign_ins.sign_in(asked) or await self._first_sign_in(asked)
+        if row.fresh is None:
+            raise TokenInvalid("signed out everywhere after this token was issued")
+        replaced: list[str] = []
+        if row.fresh:
+            async with self._pool.acquire() as conn, conn.transaction():
+                replaced = await self._store.drop_oldest_devices(
+                    conn, row.card.user_id, device.device_id, self._devices_max
+                )
         principal = Principal(
             tenant_id=tenant_id,
             tenant=identity.tenant,
@@ -231,10 +233,13 @@ class Accounts:
         self.on_push_changed(user_id)
         return tuple(gone)
 
-    async def touch_devices(self, devices: Sequence[tuple[int, str]]) -> None:
-        """Note that these (user, device) pairs are still there; for the policy's order and for last seen."""
+    async def touch_devices(self, devices: Sequence[tuple[int, str]]) -> set[tuple[int, str]]:
+        """Note that these (user, device) pairs are connected, to LAST_SEEN_MIN; return those that were signed out.
+
+        "Last seen" decides which device goes when there is one too many.
+        """
         async with self._pool.acquire() as conn:
-            await self._store.touch_devices(conn, devices)
+            return await self._store.touch_devices(conn, devices, fresh_min=LAST_SEEN_MIN)
 
     async def register_push(self, tx: Tx, principal: Principal, *, kind: str, address: str, platform: str) -> None:
         """Give this device a push address; whoever had it before, on the same phone, loses it."""
@@ -311,20 +316,20 @@ class Accounts:
         await self._store.rate_host(tx.conn, user_id, stars)
         tx.after_commit(lambda: self.on_host_changed(user_id))
 
+    async def close(self) -> None:
+        """Refuse sign-ins that wait, and wait for those at the database."""
+        await self._sign_ins.close()
+
     # Inside.
 
-    async def _touch(
-        self, conn: asyncpg.Connection, tenant_id: int, identity: Identity, device: Device
-    ) -> SignInRow | None:
-        return await self._store.sign_in(
-            conn,
-            tenant_id=tenant_id,
-            external_id=identity.user,
-            device=device,
-            issued_at_ms=identity.issued_at_ms,
-            name=identity.name,
-            hosting=self._host_defaults if HOST_ROLE in identity.roles else None,
-        )
+    async def _first_sign_in(self, asked: SignIn) -> SignInRow:
+        """Make the user, and sign in."""
+        async with self._pool.acquire() as conn, conn.transaction():
+            await self.ensure_user(conn, asked.tenant_id, asked.external_id, asked.name)
+        row = await self._sign_ins.sign_in(asked)
+        if row is None:
+            raise Internal("the user has gone since the sign-in began")
+        return row
 
     @contextlib.asynccontextmanager
     async def _conn(self, conn: asyncpg.Connection | None) -> AsyncIterator[asyncpg.Connection]:

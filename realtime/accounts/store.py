@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 
@@ -12,8 +12,18 @@ from realtime.accounts.models import Device, HostChange, HostDefaults, HostProfi
 from realtime.sql import load_sql
 
 
-@dataclass(frozen=True, slots=True)
-class SignInRow:
+class SignIn(NamedTuple):
+    """One sign-in, as its token and its device tell it. `name` is the token's."""
+
+    tenant_id: int
+    external_id: str
+    device: Device
+    issued_at_ms: int
+    name: str
+    hosting: bool
+
+
+class SignInRow(NamedTuple):
     """What one sign-in found. `fresh` is None when the token was refused as too old, else whether the device is new."""
 
     card: UserCard
@@ -45,32 +55,34 @@ class AccountStore:
         return None if row is None else _card(row)
 
     async def sign_in(
-        self,
-        conn: asyncpg.Connection,
-        *,
-        tenant_id: int,
-        external_id: str,
-        device: Device,
-        issued_at_ms: int,
-        name: str,
-        hosting: HostDefaults | None,
-    ) -> SignInRow | None:
-        """Touch user and device; return None for a user who does not exist yet. `hosting` is set for hosts."""
-        host = hosting or HostDefaults()
-        row = await conn.fetchrow(
+        self, conn: asyncpg.Connection, batch: Sequence[SignIn], host: HostDefaults, *, timeout_s: float | None = None
+    ) -> list[SignInRow | None]:
+        """Touch users and devices, no user of which may be there twice; None for a user who does not exist yet.
+
+        Args:
+            host: what a new host offers.
+            timeout_s: for the statement.
+        """
+        tenants, users, devices, issued, names, hosting = zip(*batch, strict=True)
+        rows = await conn.fetch(
             self._sql["sign_in"],
-            tenant_id,
-            external_id,
-            device.device_id,
-            device.platform,
-            device.app_version,
-            issued_at_ms,
-            name,
-            hosting is not None,
+            tenants,
+            users,
+            [device.device_id for device in devices],
+            [device.platform for device in devices],
+            [device.app_version for device in devices],
+            issued,
+            names,
+            hosting,
             host.price_coins,
             host.pulse_ms,
+            timeout=timeout_s,
         )
-        return None if row is None else SignInRow(_card(row), row["fresh"])
+        found: list[SignInRow | None] = [None] * len(batch)
+        for place, user_id, name, avatar_url, fresh in rows:
+            asked = batch[place - 1]
+            found[place - 1] = SignInRow(UserCard(user_id, asked.tenant_id, asked.external_id, name, avatar_url), fresh)
+        return found
 
     async def drop_oldest_devices(
         self, conn: asyncpg.Connection, user_id: int, keep_device_id: str, devices_max: int
@@ -106,8 +118,14 @@ class AccountStore:
     async def drop_device(self, conn: asyncpg.Connection, user_id: int, device_id: str) -> None:
         await conn.execute(self._sql["drop_device"], user_id, device_id)
 
-    async def touch_devices(self, conn: asyncpg.Connection, devices: Sequence[tuple[int, str]]) -> None:
-        await conn.execute(self._sql["touch_devices"], [user for user, _ in devices], [name for _, name in devices])
+    async def touch_devices(
+        self, conn: asyncpg.Connection, devices: Sequence[tuple[int, str]], *, fresh_min: int
+    ) -> set[tuple[int, str]]:
+        """Note that they are still there, unless that was noted in the last minutes; return those that are gone."""
+        rows = await conn.fetch(
+            self._sql["touch_devices"], [user for user, _ in devices], [name for _, name in devices], fresh_min
+        )
+        return {(row["user_id"], row["device_id"]) for row in rows}
 
     async def set_push_address(
         self, conn: asyncpg.Connection, user_id: int, device_id: str, *, kind: str, address: str, platform: str

@@ -22,31 +22,41 @@ on conflict (tenant_id, external_id) do nothing
 returning id, tenant_id, external_id, name, avatar_url, tokens_valid_from_ms
 
 -- name: sign_in
--- In: tenant, external id, device id, platform, app version, token's issue time in ms, name in the token, is a host,
--- a host's default price and pulse in ms.
--- Out: the user's row, and whether the device is new; the row alone when the token is too old; nothing for a new user.
--- Touches the device, gives a first name to a user without one, and a new host her row.
-with person as (
-    select * from realtime.users where tenant_id = $1 and external_id = $2
-), allowed as (
-    select id, tenant_id from person where $6 >= tokens_valid_from_ms
+-- In: arrays, one element for each sign-in, no user twice: tenants, external ids, device ids, platforms, app versions,
+-- tokens' issue times in ms, names in the tokens, who is a host; then a host's default price and pulse in ms.
+-- Out: one row for each that has a user: its place in the arrays (from 1), the user's id, name and avatar, and whether
+-- the device is new, null when the token is too old.
+-- Touches the devices, gives a first name to users without one, and new hosts their row.
+-- The arrays are read through subqueries, which hide their lengths from the planner: one plan serves batches of all
+-- sizes, where it would else plan each anew. Rows are written in the order of their users, so that the batches of two
+-- nodes cannot wait for each other.
+with asked as (
+    select * from unnest(
+        (select $1::int[]), (select $2::text[]), (select $3::text[]), (select $4::text[]), (select $5::text[]),
+        (select $6::bigint[]), (select $7::text[]), (select $8::bool[])
+    ) with ordinality as a (
+        tenant_id, external_id, device_id, platform, app_version, issued_at_ms, token_name, hosting, place
+    )
+), person as (
+    select a.*, u.id, u.name, u.avatar_url, a.issued_at_ms >= u.tokens_valid_from_ms as allowed
+    from asked a join realtime.users u on u.tenant_id = a.tenant_id and u.external_id = a.external_id
 ), device as (
     insert into realtime.devices as d (user_id, device_id, platform, app_version)
-    select id, $3, $4, $5 from allowed
+    select id, device_id, platform, app_version from person where allowed order by id
     on conflict (user_id, device_id) do update
         set platform = excluded.platform, app_version = excluded.app_version, last_seen_at = now()
-    returning d.xmax = 0 as fresh
+    returning d.user_id, d.xmax = 0 as fresh
 ), named as (
-    update realtime.users u set name = $7 from allowed a where u.id = a.id and u.name = '' and $7 <> ''
+    update realtime.users u set name = p.token_name from person p
+    where p.allowed and p.name = '' and p.token_name <> '' and u.id = p.id and u.name = ''
 ), hosting as (
     insert into realtime.hosts (user_id, tenant_id, price_coins, pulse_ms)
-    select a.id, a.tenant_id, $9, $10 from allowed a
-    where $8 and not exists (select from realtime.hosts h where h.user_id = a.id)
+    select p.id, p.tenant_id, $9::bigint, $10::int from person p
+    where p.allowed and p.hosting and not exists (select from realtime.hosts h where h.user_id = p.id)
     on conflict (user_id) do nothing
 )
-select p.id, p.tenant_id, p.external_id, coalesce(nullif(p.name, ''), $7) as name, p.avatar_url,
-    (select fresh from device) as fresh
-from person p
+select p.place, p.id, coalesce(nullif(p.name, ''), p.token_name) as name, p.avatar_url, d.fresh
+from person p left join device d on d.user_id = p.id
 
 -- name: lock_user
 -- In: user. Out: id. Serialises what counts a user's devices.
@@ -95,10 +105,17 @@ delete from realtime.devices where user_id = $1 returning device_id
 delete from realtime.devices where user_id = $1 and device_id = $2
 
 -- name: touch_devices
--- In: users and device ids, pairwise. Sets when they were seen last.
-update realtime.devices d set last_seen_at = now()
-from unnest($1::bigint[], $2::text[]) as seen (user_id, device_id)
-where d.user_id = seen.user_id and d.device_id = seen.device_id
+-- In: users and device ids, pairwise; minutes. Out: users and device ids of those pairs that are no longer there.
+-- Sets when the others were seen last, unless that was set within so many minutes.
+with seen as (
+    select * from unnest((select $1::bigint[]), (select $2::text[])) as s (user_id, device_id)
+), touched as (
+    update realtime.devices d set last_seen_at = now() from seen s
+    where d.user_id = s.user_id and d.device_id = s.device_id
+        and d.last_seen_at < now() - make_interval(mins => $3::int)
+)
+select s.user_id, s.device_id from seen s
+where not exists (select from realtime.devices d where d.user_id = s.user_id and d.device_id = s.device_id)
 
 -- name: release_push_address
 -- In: kind, address, user and device that will have it. Takes it from whoever had it. Out: that user.

@@ -16,7 +16,7 @@ import structlog
 from presence.batch import PresenceUnavailable
 from presence.directory import BadCursor, Directory, Query
 from presence.record import UserState
-from presence.tracker import BusyOf, Person, Tracker
+from presence.tracker import Arrival, BusyOf, Person, Tracker
 from presence.visibility import Subject, Viewer, may_see
 from realtime.broker import Broker, presence_topic
 from realtime.hub import Hub
@@ -67,7 +67,7 @@ class Presence:
         hidden_of: HiddenOf = nobody_hidden,
         tracker_options: dict[str, Any] | None = None,
     ) -> None:
-        prefix, client = broker.keys.prefix, broker.backend.client
+        prefix, client = broker.keys.prefix, _Lane(broker)
         self.tracker = Tracker(
             client, node=node, prefix=prefix, on_change=self._changed, busy_of=busy_of, **(tracker_options or {})
         )
@@ -106,9 +106,15 @@ class Presence:
 
     # What sessions tell.
 
-    async def connected(self, principal: Principal, conn: Socket) -> None:
+    def connected(self, principal: Principal, conn: Socket) -> Arrival:
+        """Register a connection; submitted at once, and to be awaited."""
         person = Person(principal.user_id, principal.tenant_id, principal.user, HOST_ROLE in principal.roles)
-        await self.tracker.connected(person, conn.id, principal.device_id)
+        return self.tracker.connected(person, conn.id, principal.device_id)
+
+    async def revoked(self, user_id: int, issued_before_ms: int) -> None:
+        """Note which tokens of a user are refused from now on, for sign-ins under way; not while Redis is down."""
+        with contextlib.suppress(PresenceUnavailable):
+            await self.tracker.revoke(user_id, issued_before_ms)
 
     async def disconnected(self, principal: Principal, conn: Socket) -> None:
         self.forget(conn)
@@ -230,6 +236,21 @@ class Presence:
         await asyncio.gather(
             *(self._broker.announce(presence_topic(state.user_id), NEWS, news_of(state)) for state in states)
         )
+
+
+class _Lane:
+    """The broker's connection for presence's commands: what both submit in one turn leaves in one write."""
+
+    __slots__ = ("_backend",)
+
+    def __init__(self, broker: Broker) -> None:
+        self._backend = broker.backend
+
+    async def execute(self, commands: Sequence[tuple[str | bytes | int, ...]]) -> Sequence[Any]:
+        try:
+            return await self._backend.execute(commands)
+        except Unavailable as exc:  # no sentinel names a master
+            raise ConnectionError(str(exc)) from exc
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ async def test_a_device_too_many_replaces_the_one_unseen_for_longest(accounts: A
     for name in ("d1", "d2", "d3"):
         signed = await accounts.sign_in(identity(), Device(device_id=name))
         assert signed.replaced == ()
-    await accounts.touch_devices([(signed.card.user_id, "d1")])
+    await accounts.sign_in(identity(), Device(device_id="d1"))
     signed = await accounts.sign_in(identity(), Device(device_id="d4"))
     assert signed.replaced == ("d2",)
     assert await devices(pool, signed.card.user_id) == ["d1", "d3", "d4"]

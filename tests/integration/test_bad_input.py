@@ -39,8 +39,8 @@ async def ask(socket: ClientConnection, frame: Any) -> Any:
                 return reply
 
 
-async def sign_in(socket: ClientConnection, token: str) -> Any:
-    return await ask(socket, {"id": 1, "op": "session.sign_in", "data": {"token": token, "device_id": "d"}})
+async def sign_in(socket: ClientConnection, token: str, device_id: str = "d") -> Any:
+    return await ask(socket, {"id": 1, "op": "session.sign_in", "data": {"token": token, "device_id": device_id}})
 
 
 async def close_code(socket: ClientConnection) -> int:
@@ -182,7 +182,7 @@ async def test_a_token_that_runs_out_ends_the_connection_unless_it_is_refreshed(
     short = jwt.encode(claims, keys.secrets[keys.signing_id], algorithm="HS256", headers={"kid": keys.signing_id})
     async with raw(node) as left, raw(node) as kept:
         await sign_in(left, short)
-        await sign_in(kept, short)
+        await sign_in(kept, short, "tablet")
         reply = await ask(
             kept, {"id": 2, "op": "session.refresh", "data": {"token": forged(Path(shared["data_dir"]), "good")}}
         )
@@ -217,7 +217,7 @@ async def test_a_flood_is_told_to_wait_and_others_are_served(node: Node) -> None
     token = await node.token("ravi")
     async with raw(node) as flooder, raw(node) as other:
         await sign_in(flooder, token)
-        await sign_in(other, token)
+        await sign_in(other, token, "tablet")
         for number in range(400):
             await flooder.send(json.dumps({"id": number, "op": "wallet.get", "data": {}}))
         codes = set()
@@ -246,7 +246,7 @@ async def test_sockets_that_never_sign_in_are_closed_and_disturb_nobody(shared: 
         assert answers.count("refused") >= SOCKETS_THAT_NEVER_SIGN_IN - 800, "more sockets than the limit were taken"
         assert answers.count("4506") == SOCKETS_THAT_NEVER_SIGN_IN - answers.count("refused")
         async with raw(node) as late:
-            assert "ok" in await sign_in(late, token)
+            assert "ok" in await sign_in(late, token, "tablet")
 
 
 async def idle(node: Node) -> str:
