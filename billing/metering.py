@@ -32,7 +32,7 @@ PROOFS_MAX = 10_000  # a bulk report's worth
 AGO_MS_MAX = 86_400_000  # older than a day is silence all the same
 
 Side = Literal["payer", "payee"]
-EventKind = Literal["charged", "low_balance", "exhausted", "suspended", "resumed", "lost", "late_waived"]
+EventKind = Literal["charged", "low_balance", "extended", "exhausted", "suspended", "resumed", "lost", "late_waived"]
 MeterState = Literal["open", "running", "suspended", "faulted", "ended"]
 
 
@@ -86,7 +86,9 @@ class MeterEvent:
     """What happened to a meter.
 
     charged: `period` was charged at `price_coins`, funded until `funded_until_ms`.
-    low_balance: the coins last until `ends_at_ms`; `final`: the next pulse cannot be paid.
+    low_balance: the coins last until `ends_at_ms`. `threshold_ms` is the lowest of the tariff's thresholds that this
+        fell to; 0: the next pulse cannot be paid. The same one again: the end that it told has moved since.
+    extended: coins came in while the meter ran; they last until `ends_at_ms` now.
     exhausted: it ended at `at_ms`, the funded moment.
     suspended: since `at_ms`, the last proof of life; `side` was silent, or None when nobody reported.
     resumed: it goes on from `at_ms`, the rest of the pulse moved along.
@@ -111,6 +113,7 @@ class MeterEvent:
     ends_at_ms: int
     at_ms: int
     side: str | None
+    threshold_ms: int | None
     spent_coins: int
     earned_coins: int
 
@@ -144,7 +147,7 @@ async def open_meter(
         raise InvalidAmount("a meter needs two users")
     with refusals():
         await conn.execute(
-            "select billing.open_meter($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14::text::jsonb, $15)",
+            "select billing.open_meter($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::jsonb, $14)",
             now_ms,
             meter_id,
             tenant_id,
@@ -156,7 +159,6 @@ async def open_meter(
             tariff.first_ms,
             tariff.commission_bp,
             tariff.tax_bp,
-            tariff.low_balance_ms,
             tariff.grace_ms,
             tariff.to_json(),
             invited_ms,
@@ -242,14 +244,13 @@ async def rerate(conn: asyncpg.Connection, meter_id: UUID, tariff: Tariff, *, no
     """
     with refusals():
         state = await conn.fetchval(
-            "select billing.rerate_meter($1, $2, $3, $4, $5, $6, $7, $8::text::jsonb)",
+            "select billing.rerate_meter($1, $2, $3, $4, $5, $6, $7::text::jsonb)",
             now_ms,
             meter_id,
             tariff.price_coins,
             tariff.pulse_ms,
             tariff.commission_bp,
             tariff.tax_bp,
-            tariff.low_balance_ms,
             tariff.to_json(),
         )
     if state == "insufficient_funds":
@@ -377,6 +378,7 @@ def _event(row: Any) -> MeterEvent:
         ends_at_ms=row["ends_at_ms"],
         at_ms=row["at_ms"],
         side=row["side"],
+        threshold_ms=row["threshold_ms"],
         spent_coins=row["spent"],
         earned_coins=row["share"],
     )

@@ -1,14 +1,14 @@
 """Tariffs: what a call costs. Pure: no I/O, no clock, no floats. Must never import realtime or presence.
 
 A tariff is data and is locked into a meter when that is opened. The database computes charges by the same rules
-(billing/migrations); `EXAMPLES` is the table that ties the two together: tests run every row through this module and
-through a real meter, and docs/tariffs.md is generated from it (`python -m billing.tariffs`).
+(billing/migrations); the tables in examples.py tie the two together.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Literal
 
 from billing.errors import InvalidAmount, InvalidTariff
@@ -17,6 +17,7 @@ COINS_MAX = 2**53 - 1  # survives JSON in a browser
 PRICE_COINS_MAX = 1_000_000_000  # times 10,000 basis points and a day of milliseconds still fits 63 bits
 PULSE_MS_MIN = 1_000
 DAY_MS = 86_400_000
+THRESHOLDS_MAX = 4  # more would be noise to who talks, and each is looked at when a row is
 BASIS_POINTS = 10_000
 
 Rounding = Literal["pulse", "second"]
@@ -37,7 +38,9 @@ class Tariff:
         tax_bp: the part of the commission that is tax, in basis points.
         rounding: "pulse": a begun pulse is paid whole. "second": the unused whole seconds of the last pulse are given
             back when the call ends.
-        low_balance_ms: warn when the funded time falls to this.
+        low_balance_ms: up to 4 thresholds, descending: warn when the time that the coins last falls to one of them, be
+            it as a pulse begins, be it because coins are spent. The last warning, that the next pulse cannot be paid,
+            needs none. Every warning tells the exact end.
         grace_ms: a side silent for half of it suspends the meter, for all of it ends the call at the last proof.
         short_call_ms: a call shorter than this costs nothing; 0 for none.
         short_waivers_per_day: how many such calls a payer gets in a day (UTC).
@@ -53,7 +56,7 @@ class Tariff:
     commission_bp: int = 0
     tax_bp: int = 0
     rounding: Rounding = "pulse"
-    low_balance_ms: int = 60_000
+    low_balance_ms: tuple[int, ...] = (60_000,)
     grace_ms: int = 20_000
     short_call_ms: int = 0
     short_waivers_per_day: int = 3
@@ -68,7 +71,7 @@ class Tariff:
         _require_int("free_ms_per_day", self.free_ms_per_day, 0, DAY_MS)
         _require_int("commission_bp", self.commission_bp, 0, BASIS_POINTS)
         _require_int("tax_bp", self.tax_bp, 0, BASIS_POINTS)
-        _require_int("low_balance_ms", self.low_balance_ms, 0, DAY_MS)
+        _require_thresholds(self.low_balance_ms)
         _require_int("grace_ms", self.grace_ms, PULSE_MS_MIN, 3_600_000)
         _require_int("short_call_ms", self.short_call_ms, 0, DAY_MS)
         _require_int("short_waivers_per_day", self.short_waivers_per_day, 0, 1_000)
@@ -99,7 +102,10 @@ class Tariff:
             InvalidTariff: a value is out of range.
         """
         known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
+        values = {name: value for name, value in json.loads(text).items() if name in known}
+        if isinstance(values.get("low_balance_ms"), list):
+            values["low_balance_ms"] = tuple(values["low_balance_ms"])
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,18 @@ class Split:
     tax: int
     fee_remainder: int
     tax_remainder: int
+
+
+@dataclass(frozen=True, slots=True)
+class LowWarning:
+    """What a payer is told at `at_ms` of the call: that the money ends at `ends_ms`, having fallen to `threshold_ms`.
+
+    Threshold 0: the next pulse cannot be paid.
+    """
+
+    at_ms: int
+    threshold_ms: int
+    ends_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +185,27 @@ def bill(tariff: Tariff, talked_ms: int) -> Bill:
     return Bill(pulses, coins, share, fee, tax)
 
 
+def fallen_to(tariff: Tariff, left_ms: int, *, final: bool) -> int | None:
+    """Return the lowest threshold that the funded time has fallen to; 0 when `final`, None when there is none."""
+    if final:
+        return 0
+    return min((ms for ms in tariff.low_balance_ms if left_ms <= ms), default=None)
+
+
+def warnings(tariff: Tariff, coins: int) -> tuple[LowWarning, ...]:
+    """Return what a payer with so many coins is told in a call without pauses, gifts and top-ups."""
+    told: list[LowWarning] = []
+    begins_ms, price, length_ms = 0, tariff.first_coins, tariff.free_ms + tariff.first_ms
+    while coins >= price:
+        coins -= price
+        ends_ms = begins_ms + length_ms + coins // tariff.price_coins * tariff.pulse_ms
+        fallen = fallen_to(tariff, ends_ms - begins_ms, final=coins < tariff.price_coins)
+        if fallen is not None and (not told or fallen < told[-1].threshold_ms):
+            told.append(LowWarning(begins_ms, fallen, ends_ms))
+        begins_ms, price, length_ms = begins_ms + length_ms, tariff.price_coins, tariff.pulse_ms
+    return tuple(told)
+
+
 def require_coins(name: str, coins: int, *, least: int = 1) -> int:
     """Return `coins` when it is an integer from `least` to 2^53 - 1.
 
@@ -183,143 +222,10 @@ def _require_int(name: str, value: int, least: int, most: int) -> None:
         raise InvalidTariff(f"{name} must be an integer from {least} to {most}, not {value!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A row of the table: a rule, a tariff, a call without pauses, and its bill."""
-
-    rule: str
-    tariff: Tariff
-    talked_ms: int
-    bill: Bill
-
-
-EXAMPLES: tuple[Example, ...] = (
-    Example(
-        "A begun pulse is paid whole.",
-        Tariff(price_coins=10, commission_bp=3000),
-        61_000,
-        Bill(pulses=2, coins=20, share=14, fee=6, tax=0),
-    ),
-    Example(
-        "A call that ends as the pulse is used up has not begun the next.",
-        Tariff(price_coins=10, commission_bp=3000),
-        60_000,
-        Bill(pulses=1, coins=10, share=7, fee=3, tax=0),
-    ),
-    Example(
-        "One millisecond more begins the next pulse.",
-        Tariff(price_coins=10, commission_bp=3000),
-        60_001,
-        Bill(pulses=2, coins=20, share=14, fee=6, tax=0),
-    ),
-    Example(
-        "Pulses may be of any length from a second.",
-        Tariff(price_coins=3, pulse_ms=10_000, commission_bp=5000),
-        35_000,
-        Bill(pulses=4, coins=12, share=6, fee=6, tax=0),
-    ),
-    Example(
-        "Commission carries its remainder: 7 % of 10 coins is 0, 1, 1, 0, 1 ... and 7 of 100 in the end.",
-        Tariff(price_coins=10, commission_bp=700),
-        600_000,
-        Bill(pulses=10, coins=100, share=93, fee=7, tax=0),
-    ),
-    Example(
-        "Tax is a part of the commission: 18 % of 30 coins, the remainder carried.",
-        Tariff(price_coins=10, commission_bp=3000, tax_bp=1800),
-        600_000,
-        Bill(pulses=10, coins=100, share=70, fee=25, tax=5),
-    ),
-    Example(
-        "The minimum is charged at the start and buys whole pulses: 25 coins pay two minutes.",
-        Tariff(price_coins=10, minimum_coins=25, commission_bp=2000),
-        90_000,
-        Bill(pulses=1, coins=25, share=20, fee=5, tax=0),
-    ),
-    Example(
-        "After the minimum's time pulses go on at their price.",
-        Tariff(price_coins=10, minimum_coins=25, commission_bp=2000),
-        121_000,
-        Bill(pulses=2, coins=35, share=28, fee=7, tax=0),
-    ),
-    Example(
-        "A call within the free time costs nothing.",
-        Tariff(price_coins=10, free_ms=30_000),
-        30_000,
-        Bill(pulses=0, coins=0, share=0, fee=0, tax=0),
-    ),
-    Example(
-        "Free time comes before the first pulse.",
-        Tariff(price_coins=10, free_ms=30_000),
-        91_000,
-        Bill(pulses=2, coins=20, share=20, fee=0, tax=0),
-    ),
-    Example(
-        "Per second: 61.2 s at 60 coins a minute are 62 begun seconds.",
-        Tariff(price_coins=60, rounding="second", commission_bp=5000),
-        61_200,
-        Bill(pulses=2, coins=62, share=31, fee=31, tax=0),
-    ),
-    Example(
-        "Per second, begun coins count whole: 7 s of a minute of 10 coins are 2 coins.",
-        Tariff(price_coins=10, rounding="second"),
-        7_000,
-        Bill(pulses=1, coins=2, share=2, fee=0, tax=0),
-    ),
-    Example(
-        "Per second never goes below the minimum.",
-        Tariff(price_coins=60, minimum_coins=20, rounding="second", commission_bp=1000),
-        5_000,
-        Bill(pulses=1, coins=20, share=18, fee=2, tax=0),
-    ),
-    Example(
-        "A short call is waived.",
-        Tariff(price_coins=10, short_call_ms=15_000),
-        14_999,
-        Bill(pulses=0, coins=0, share=0, fee=0, tax=0),
-    ),
-    Example(
-        "A call that is not short is paid from its first second.",
-        Tariff(price_coins=10, short_call_ms=15_000),
-        15_000,
-        Bill(pulses=1, coins=10, share=10, fee=0, tax=0),
-    ),
-    Example(
-        "The host may get nothing: commission 100 %.",
-        Tariff(price_coins=1, commission_bp=10_000, tax_bp=10_000),
-        120_000,
-        Bill(pulses=2, coins=2, share=0, fee=0, tax=2),
-    ),
-)
-
-
-def document() -> str:
-    """Return docs/tariffs.md."""
-    rows = "\n".join(
-        f"| {e.rule} | {_terms(e.tariff)} | {e.talked_ms / 1000:g} s | {e.bill.pulses} | {e.bill.coins} "
-        f"| {e.bill.share} | {e.bill.fee} | {e.bill.tax} |"
-        for e in EXAMPLES
-    )
-    return f"""# Tariffs by example
-
-Generated by `python -m billing.tariffs`; do not edit. Every row is checked twice by the tests: against the pure
-rules in billing/tariffs.py and against a real meter in the database.
-
-| rule | tariff (what differs from the defaults) | call | charges | coins | host | platform | tax |
-|---|---|---|---|---|---|---|---|
-{rows}
-
-## Fields
-
-{(Tariff.__doc__ or "").split("Attributes:")[1].replace("        ", "").strip()}
-"""
-
-
-def _terms(tariff: Tariff) -> str:
-    default = Tariff(price_coins=tariff.price_coins)
-    changed = [name for name in (f.name for f in fields(Tariff)) if getattr(tariff, name) != getattr(default, name)]
-    return ", ".join(f"{name} {getattr(tariff, name)}" for name in ("price_coins", *changed))
-
-
-if __name__ == "__main__":
-    print(document(), end="")
+def _require_thresholds(thresholds_ms: tuple[int, ...]) -> None:
+    if type(thresholds_ms) is not tuple or len(thresholds_ms) > THRESHOLDS_MAX:
+        raise InvalidTariff(f"low_balance_ms must be a tuple of at most {THRESHOLDS_MAX}, not {thresholds_ms!r}")
+    for ms in thresholds_ms:
+        _require_int("low_balance_ms", ms, 1, DAY_MS)
+    if any(low >= high for high, low in pairwise(thresholds_ms)):
+        raise InvalidTariff(f"low_balance_ms must descend, not {thresholds_ms!r}")

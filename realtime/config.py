@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
@@ -11,10 +12,12 @@ import msgspec
 from msgspec import Meta
 
 PREFIX = "TALKMETER_"
+DAY_MS = 86_400_000
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Workers = Annotated[int, Meta(ge=1, le=64)]
 Millis = Annotated[int, Meta(ge=1, le=86_400_000)]
+Thresholds = Annotated[str, Meta(pattern=r"^([1-9]\d{0,7}(,[1-9]\d{0,7}){0,3})?$")]
 Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 
@@ -79,7 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ring_cap_ms: Millis = 60_000
     connect_timeout_ms: Millis = 20_000
     proof_grace_ms: Millis = 15_000
-    low_balance_ms: Millis = 60_000
+    low_balance_ms: Thresholds = "60000"  # up to 4, comma-separated and descending: warn when so much talk is left
     commission_bp: Annotated[int, Meta(ge=0, le=10_000)] = 3_000
 
     # Media.
@@ -100,6 +103,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def low_balance_thresholds_ms(self) -> tuple[int, ...]:
+        """`low_balance_ms` as numbers."""
+        return tuple(map(int, self.low_balance_ms.split(","))) if self.low_balance_ms else ()
 
     @property
     def data_path(self) -> Path:
@@ -155,6 +163,9 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError("with several workers give both TALKMETER_DATABASE_URL and TALKMETER_REDIS_URL, or neither")
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise SettingsError("TALKMETER_TLS_CERTIFICATE and TALKMETER_TLS_KEY are given together or not at all")
+    thresholds_ms = settings.low_balance_thresholds_ms
+    if any(low >= high for high, low in pairwise((DAY_MS + 1, *thresholds_ms))):
+        raise SettingsError(f"TALKMETER_LOW_BALANCE_MS={settings.low_balance_ms!r} must descend from a day at most")
     if settings.media_provider == "agora" and not (settings.agora_app_id and settings.agora_certificate):
         raise SettingsError(
             "TALKMETER_MEDIA_PROVIDER=agora needs TALKMETER_AGORA_APP_ID and TALKMETER_AGORA_CERTIFICATE"

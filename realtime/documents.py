@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from billing.tariffs import document as tariffs_document
+from billing.examples import document as tariffs_document
 from realtime.app import event_table, route_table
 from realtime.calls.document import document as calls_document
 from realtime.config import PREFIX, Settings

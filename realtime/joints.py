@@ -157,7 +157,7 @@ class CallParts:
                 price_coins=price_coins,
                 pulse_ms=pulse_ms,
                 commission_bp=settings.commission_bp,
-                low_balance_ms=settings.low_balance_ms,
+                low_balance_ms=settings.low_balance_thresholds_ms,
                 grace_ms=settings.proof_grace_ms,
             )
 

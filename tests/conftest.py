@@ -1,8 +1,12 @@
-"""Fixtures on the real engines: one PostgreSQL and one Valkey for the session, a fresh database for each test."""
+"""Fixtures on the real engines: one PostgreSQL and one Valkey for the session, a fresh database for each test.
+
+TALKMETER_TEST_POSTGRES_BIN names the folder of another PostgreSQL's binaries to run them all on.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +21,7 @@ from realtime.embedded import Engines
 from realtime.migrate import ensure_database, migrate
 
 TEMPLATE = "talkmeter_template"
+POSTGRES_BIN = os.environ.get("TALKMETER_TEST_POSTGRES_BIN", "")  # empty: the embedded wheel's
 # Tests prove durability with engines of their own; here speed is all that is lost.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
 
@@ -35,7 +40,7 @@ def engines() -> Iterator[Engines]:
     """PostgreSQL and Valkey for the whole session, in a short-named folder that the engines' account may enter."""
     folder = Path(tempfile.mkdtemp(prefix="tm-test-"))
     folder.chmod(0o755)
-    engines = Engines.start(folder / "data", postgres_options=FAST)
+    engines = Engines.start(folder / "data", postgres_bin=POSTGRES_BIN, postgres_options=FAST)
     try:
         yield engines
     finally:

@@ -7,16 +7,17 @@ with wanted as materialized (
            $3::bigint + n * 60000 / $1::bigint as started
     from generate_series(0, $1::bigint - 1) n
 ), opened as (
-    insert into billing.meters (meter_id, payer_id, payee_id, tenant_id, price, pulse_ms, fee_bp, tax_bp, low_balance_ms,
-                                grace_ms, opened_ms, invited_ms, state, slot, period, due_ms, spent_paid, share, fee, v,
+    insert into billing.meters (meter_id, payer_id, payee_id, tenant_id, price, pulse_ms, fee_bp, tax_bp, grace_ms,
+                                low_next_ms, opened_ms, invited_ms, state, slot, period, due_ms, spent_paid, share, fee, v,
                                 started_ms, running_since_ms)
-    select id, payer, payee, 1, 10, 60000, 3000, 0, 60000, $4, started, started, 'running',
+    select id, payer, payee, 1, 10, 60000, 3000, 0, $4, 60000, started, started, 'running',
            billing.slot_of(started + 60000, 60000), 1, started + 60000, 10, 7, 3, 1, started, started
     from wanted order by n
 ), rated as (
     insert into billing.meter_rates (meter_id, from_period, at_ms, price, pulse_ms, first_price, first_ms, fee_bp, tax_bp,
                                      tariff)
-    select id, 1, started, 10, 60000, 10, 60000, 3000, 0, '{"rounding": "pulse", "minimum_coins": 0, "short_call_ms": 0}'
+    select id, 1, started, 10, 60000, 10, 60000, 3000, 0,
+           '{"rounding": "pulse", "minimum_coins": 0, "short_call_ms": 0, "low_balance_ms": [60000]}'
     from wanted order by n
 ), charged as (
     insert into billing.charges (meter_id, period, at_ms, price, promo, share, fee, tax)

@@ -10,7 +10,8 @@
 --
 -- One statement does it: lock, decide, journal, move. Rows flow through the locks, so that no two intermediate results
 -- are ever joined: nested loops over indexes are then right for one transfer and for a thousand, whatever the
--- statistics say. Locks spending wallets by user id, then earning wallets by user id.
+-- statistics say. Locks spending wallets by user id, then earning wallets by user id. Whoever's money moved while he pays
+-- for a call is told its new end (billing.warn_payers).
 create function billing.post_transfers(
     p_now bigint, p_ids uuid[], p_kinds billing.transfer_kind[],
     p_debits billing.account[], p_debit_owners bigint[], p_credits billing.account[], p_credit_owners bigint[],
@@ -23,8 +24,14 @@ as $$
 #variable_conflict use_column
 declare
     v_now bigint := moment(p_now);
+    v_ids uuid[];
+    v_outcomes text[];
+    v_codes text[];
+    v_promos bigint[];
+    v_fees bigint[];
+    v_users bigint[];
+    v_moved bigint[];
 begin
-    return query
     with asked as materialized (
         select t.*, o.transfer_id as known, o.refused as known_refused, o.promo as known_promo, o.fee as known_fee,
                (o.kind, o.debit, o.debit_owner, o.credit, o.credit_owner, o.coins, o.bucket, o.fee_bp, o.reason)
@@ -90,7 +97,7 @@ begin
                     from booked b where b.credit = 'wallet' and b.refused is null) u
               group by u.user_id order by u.user_id) m
         where w.user_id = m.user_id
-        returning 1
+        returning w.user_id, (m.paid + m.promo)::bigint as coins
     ), moved_earning as (
         update earning_wallets w
         set earned = w.earned + m.earned, v = w.v + 1
@@ -103,13 +110,24 @@ begin
               where (select count(*) from moved_spending) >= 0 -- spending wallets are locked first, everywhere
               group by u.user_id order by u.user_id) m
         where w.user_id = m.user_id
+    ), outcomes as (
+        select b.transfer_id as id, case when b.refused is null then 'done' else 'refused' end as outcome, b.refused as code,
+               b.promo, b.fee
+        from booked b
+        union all
+        select a.id, case when not a.same then 'conflict' when a.known_refused is not null then 'refused' else 'replayed' end,
+               a.known_refused, a.known_promo, a.known_fee
+        from asked a where a.known is not null and (a.copy = 1 or not a.same)
     )
-    select b.transfer_id, case when b.refused is null then 'done' else 'refused' end, b.refused, b.promo, b.fee
-    from booked b
-    union all
-    select a.id, case when not a.same then 'conflict' when a.known_refused is not null then 'refused' else 'replayed' end,
-           a.known_refused, a.known_promo, a.known_fee
-    from asked a where a.known is not null and (a.copy = 1 or not a.same);
+    select array_agg(r.id), array_agg(r.outcome), array_agg(r.code), array_agg(r.promo), array_agg(r.fee),
+           (select array_agg(s.user_id) from moved_spending s), (select array_agg(s.coins) from moved_spending s)
+    into v_ids, v_outcomes, v_codes, v_promos, v_fees, v_users, v_moved from outcomes r;
+    if v_users is not null then
+        perform warn_payers(v_now, v_users, v_moved);
+    end if;
+    return query
+    select u.id, u.outcome, u.code, u.promo, u.fee
+    from unnest(v_ids, v_outcomes, v_codes, v_promos, v_fees) as u (id, outcome, code, promo, fee);
 end
 $$;
 grant execute on function billing.post_transfers to talkmeter_app;
@@ -132,6 +150,8 @@ declare
     v_done uuid[];
     v_promos bigint[];
     v_fees bigint[];
+    v_payers bigint[];
+    v_spent bigint[];
     v_credited int;
     v_payees int;
 begin
@@ -154,7 +174,7 @@ begin
             select p.id, v_now, p.payer, p.payee, p.coins, p.promo, p.fee, p.tenant_id, p.fee_bp, p.kind, 'wallet',
                    'earnings', 'auto', p.reason
             from paid p
-            returning t.transfer_id, t.promo, t.fee
+            returning t.transfer_id, t.promo, t.fee, t.debit_owner, t.coins
         ), owed as materialized (
             select p.payee, p.tenant_id, sum(p.coins - p.fee)::bigint as earned
             from paid p group by p.payee, p.tenant_id order by p.payee
@@ -164,9 +184,9 @@ begin
             from owed o where w.user_id = o.payee and w.tenant_id = o.tenant_id
             returning 1
         )
-        select array_agg(b.transfer_id), array_agg(b.promo), array_agg(b.fee), (select count(*) from owed),
-               (select count(*) from earned)
-        into v_done, v_promos, v_fees, v_payees, v_credited from booked b;
+        select array_agg(b.transfer_id), array_agg(b.promo), array_agg(b.fee), array_agg(b.debit_owner),
+               array_agg(-b.coins), (select count(*) from owed), (select count(*) from earned)
+        into v_done, v_promos, v_fees, v_payers, v_spent, v_payees, v_credited from booked b;
         if v_credited <> v_payees then
             raise exception 'an unknown payee' using errcode = 'TM009';
         end if;
@@ -175,6 +195,7 @@ begin
             v_done := null;
     end;
     if v_done is not null then
+        perform warn_payers(v_now, v_payers, v_spent);
         return query
         select u.id, 'done', null::text, u.promo, u.fee from unnest(v_done, v_promos, v_fees) as u (id, promo, fee);
     end if;

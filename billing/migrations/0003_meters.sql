@@ -3,7 +3,7 @@
 create type billing.meter_state as enum ('open', 'running', 'suspended', 'faulted', 'ended');
 create type billing.meter_side as enum ('payer', 'payee', 'both');
 create type billing.event_kind as enum (
-    'charged', 'low_balance', 'exhausted', 'suspended', 'resumed', 'lost', 'late_waived'
+    'charged', 'low_balance', 'extended', 'exhausted', 'suspended', 'resumed', 'lost', 'late_waived'
 );
 
 -- One row a meter. The terms (price to grace) are those of the last row in meter_rates, repeated for the tick.
@@ -33,13 +33,15 @@ create table billing.meters (
     -- as they are in the terms
     tenant_id int not null,
     pulse_ms int not null,
-    low_balance_ms int not null,
+    -- The funded time lies in this band: above the highest of the tariff's thresholds that is still to be told (-1: none),
+    -- up to the lowest that was told (0: the last warning was; 2147483647: none was). Outside, there is something to tell.
+    low_next_ms int not null default -1,
+    low_told_ms int not null default 2147483647,
     grace_ms int not null,
     state billing.meter_state not null default 'open',
     fee_bp smallint not null,
     tax_bp smallint not null,
     slot smallint,
-    warned boolean not null default false, -- the funded time is below the tariff's threshold, and that was said
     -- changed at the edges
     loss bigint not null default 0 check (loss >= 0), -- refunded, and no longer to be had from the host
     started_ms bigint,
@@ -62,6 +64,7 @@ create index meters_slot on billing.meters (slot) where state = 'running' and sl
 create index meters_timer on billing.meters (timer_ms) where timer_ms is not null;
 create index meters_suspended on billing.meters (meter_id) where state = 'suspended';
 create index meters_pending on billing.meters (payee_id) where state in ('running', 'suspended', 'faulted');
+create index meters_paying on billing.meters (payer_id) where state = 'running';
 create index meters_payer on billing.meters (payer_id, opened_ms);
 create index meters_payee on billing.meters (payee_id, opened_ms);
 
@@ -151,7 +154,8 @@ create table billing.meter_events (
     price int not null,
     period int not null,
     kind billing.event_kind not null,
-    side billing.meter_side
+    side billing.meter_side,
+    threshold_ms int -- of low_balance: which warning it is; 0: the last, the next pulse cannot be paid
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 
 -- What a payer had for nothing on a day (UTC): free seconds and short-call waivers are limited.

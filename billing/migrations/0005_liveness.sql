@@ -99,6 +99,7 @@ begin
     update meter_pauses set until_ms = p_now where meter_id = p_meter and until_ms is null;
     insert into meter_events (meter_id, at_ms, funded_until_ms, price, period, kind)
     select p_meter, p_now, due_ms, price, period, 'resumed' from meters where meter_id = p_meter;
+    perform warn(p_now, p_meter, null);
 end
 $$;
 

@@ -28,14 +28,14 @@ declare
 begin
     with phased as materialized (
         select m.meter_id, m.payer_id, m.price, m.due_ms, m.period, m.fee_remainder, m.tax_remainder, m.pulse_ms,
-               m.low_balance_ms, m.grace_ms, m.fee_bp, m.tax_bp, m.slot, m.warned, m.running_since_ms
+               m.low_next_ms, m.low_told_ms, m.grace_ms, m.fee_bp, m.tax_bp, m.slot, m.running_since_ms
         from meters m
         where m.state = 'running' and m.slot = any (p_slots) and m.due_ms <= v_now
           and (p_only is null or m.meter_id = any (p_only))
         limit p_limit for no key update skip locked
     ), timed as materialized (
         select m.meter_id, m.payer_id, m.price, m.due_ms, m.period, m.fee_remainder, m.tax_remainder, m.pulse_ms,
-               m.low_balance_ms, m.grace_ms, m.fee_bp, m.tax_bp, m.slot, m.warned, m.running_since_ms
+               m.low_next_ms, m.low_told_ms, m.grace_ms, m.fee_bp, m.tax_bp, m.slot, m.running_since_ms
         from meters m
         where m.timer_ms <= v_now
           and (p_only is null or m.meter_id = any (p_only))
@@ -57,9 +57,9 @@ begin
               where x.turn = 1 order by x.payer_id) c
         where w.user_id = c.payer_id and w.paid + w.promo >= c.price and not w.restricted
         returning c.meter_id, c.period + 1 as period, c.price, c.due_ms, c.begins_ms, c.begins_ms + c.pulse_ms as next_ms,
-                  c.pulse_ms, c.slot, c.running_since_ms, c.warned, w.last_promo as promo, w.paid + w.promo as remains,
-                  w.paid + w.promo < c.price
-                  or (w.paid + w.promo) / c.price * c.pulse_ms + c.pulse_ms <= c.low_balance_ms as low,
+                  c.pulse_ms, c.slot, c.running_since_ms, w.last_promo as promo, w.paid + w.promo as remains,
+                  c.low_next_ms, c.low_told_ms,
+                  least(least((w.paid + w.promo) / c.price, 1000000) * c.pulse_ms + c.pulse_ms, 2147483647) as left_ms,
                   c.fee_n / 10000 as gross, (c.fee_n % 10000)::int as fee_remainder,
                   c.tax_remainder + c.fee_n / 10000 * c.tax_bp as tax_n
     ), charged as (
@@ -68,6 +68,10 @@ begin
                f.tax_n / 10000
         from paid f
         returning 1
+    ), looked as materialized (
+        select f.*, case when f.remains < f.price or f.left_ms not between f.low_next_ms + 1 and f.low_told_ms
+                         then band_of(f.meter_id, f.left_ms, f.remains < f.price) end as band
+        from paid f
     ), advanced as (
         update meters m
         set period = f.period, due_ms = f.next_ms,
@@ -76,18 +80,20 @@ begin
             fee_remainder = f.fee_remainder, tax_remainder = f.tax_n % 10000,
             spent_paid = m.spent_paid + f.price - f.promo, spent_promo = m.spent_promo + f.promo,
             share = m.share + f.price - f.gross, fee = m.fee + f.gross - f.tax_n / 10000, tax = m.tax + f.tax_n / 10000,
-            v = m.v + 1, warned = f.low
-        from paid f where m.meter_id = f.meter_id
+            v = m.v + 1,
+            low_next_ms = case when f.band is null then m.low_next_ms else (f.band).next_ms end,
+            low_told_ms = case when f.band is null then m.low_told_ms else (f.band).told_ms end
+        from looked f where m.meter_id = f.meter_id
         returning 1
     ), announced as (
-        insert into meter_events (meter_id, at_ms, funded_until_ms, price, period, kind)
-        select f.meter_id, f.begins_ms, f.next_ms, f.price, f.period, 'late_waived'::event_kind from paid f
+        insert into meter_events (meter_id, at_ms, funded_until_ms, price, period, kind, threshold_ms)
+        select f.meter_id, f.begins_ms, f.next_ms, f.price, f.period, 'late_waived'::event_kind, null::int from paid f
         where f.begins_ms <> f.due_ms
         union all
-        select f.meter_id, f.begins_ms, f.next_ms, f.price, f.period, 'charged' from paid f
+        select f.meter_id, f.begins_ms, f.next_ms, f.price, f.period, 'charged', null from paid f
         union all
-        select f.meter_id, f.begins_ms, f.next_ms, f.price, f.period, 'low_balance' from paid f
-        where f.low and (f.remains < f.price or not f.warned)
+        select f.meter_id, f.begins_ms, f.next_ms, f.price, f.period, 'low_balance', (f.band).told_ms from looked f
+        where (f.band).told_ms < f.low_told_ms or f.remains < f.price
     ), late as (
         insert into meter_pauses (meter_id, seq, from_ms, until_ms, cause)
         select f.meter_id, 1 + coalesce((select max(seq) from meter_pauses q where q.meter_id = f.meter_id), 0), f.due_ms,
@@ -246,8 +252,7 @@ $$;
 -- time, a pulse of the new terms begins now, remainders are carried on. Out: running | insufficient_funds (then nothing
 -- has changed) | suspended | ended | open.
 create function billing.rerate_meter(
-    p_now bigint, p_meter uuid, p_price bigint, p_pulse_ms int, p_fee_bp int, p_tax_bp int, p_low_balance_ms int,
-    p_tariff jsonb
+    p_now bigint, p_meter uuid, p_price bigint, p_pulse_ms int, p_fee_bp int, p_tax_bp int, p_tariff jsonb
 ) returns text
 language plpgsql security definer set search_path = billing, pg_temp as $$
 declare
@@ -289,13 +294,13 @@ begin
     values (p_meter, m.period + 1, v_now, p_price, p_pulse_ms, p_price, p_pulse_ms, p_fee_bp, p_tax_bp, p_tariff,
             least(v_unused, v_length));
     update meters set price = p_price, pulse_ms = p_pulse_ms, fee_bp = p_fee_bp, tax_bp = p_tax_bp,
-                      low_balance_ms = p_low_balance_ms, warned = false
+                      low_next_ms = -1, low_told_ms = 2147483647
     where meter_id = p_meter;
     v_now := v_now + greatest(v_unused - v_length, 0); -- what is left of the free seconds
     if not charge(p_meter, p_price, v_now, v_now + p_pulse_ms) then
         raise exception 'meter % cannot be re-rated: its payer is restricted', p_meter using errcode = 'TM007';
     end if;
-    perform warn(p_meter, v_now);
+    perform warn(v_now, p_meter, 0);
     return 'running';
 end
 $$;
@@ -329,6 +334,7 @@ begin
     perform give_back(v_now, p_refund, p_meter, p_period, coalesce(p_coins, v_left), p_reason);
     insert into audit_trail (at_ms, actor, action, subject_user, reference, coins, reason)
     values (v_now, p_actor, 'refund_charge', v_payer, p_refund, coalesce(p_coins, v_left), p_reason);
+    perform warn_payers(v_now, array[v_payer], array[coalesce(p_coins, v_left)]);
     return 'done';
 end
 $$;
@@ -340,7 +346,7 @@ grant execute on function billing.refund_charge to talkmeter_app;
 create function billing.take_events(p_limit int)
 returns table (event_id bigint, kind billing.event_kind, meter_id uuid, tenant_id int, payer_id bigint, payee_id bigint,
                period int, price bigint, at_ms bigint, funded_until_ms bigint, ends_at_ms bigint, side billing.meter_side,
-               payer_paid bigint, payer_promo bigint, payer_earned bigint, payer_v bigint,
+               threshold_ms int, payer_paid bigint, payer_promo bigint, payer_earned bigint, payer_v bigint,
                payee_paid bigint, payee_promo bigint, payee_earned bigint, payee_v bigint, spent bigint, share bigint)
 language plpgsql security definer
 set search_path = billing, pg_temp
@@ -356,9 +362,10 @@ begin
     )
     select t.event_id, t.kind, t.meter_id, m.tenant_id, m.payer_id, m.payee_id, t.period, t.price::bigint, t.at_ms,
            t.funded_until_ms,
-           case when m.state = 'running' then m.due_ms + least((p.paid + p.promo) / m.price, 1000000) * m.pulse_ms
+           case when m.state = 'running' and not p.restricted
+                    then m.due_ms + least((p.paid + p.promo) / m.price, 1000000) * m.pulse_ms
                 when m.state = 'ended' then m.ended_ms else m.due_ms end,
-           t.side, p.paid::bigint, p.promo::bigint, p.earned, p.v,
+           t.side, t.threshold_ms, p.paid::bigint, p.promo::bigint, p.earned, p.v,
            h.paid::bigint, h.promo::bigint, h.earned, h.v, m.spent_paid + m.spent_promo, m.share
     from (select * from taken order by event_id) t
     join meters m on m.meter_id = t.meter_id

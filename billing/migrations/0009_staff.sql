@@ -105,6 +105,7 @@ begin
     if not found then
         raise exception 'user % has no wallet', p_user using errcode = 'TM002';
     end if;
+    perform warn_payers(moment(p_now), array[p_user], array[0]);
     insert into audit_trail (at_ms, actor, action, subject_user, reference, reason)
     values (moment(p_now), p_actor, case when p_restricted then 'restrict' else 'lift' end, p_user, gen_random_uuid(), p_reason);
 end

@@ -23,6 +23,7 @@ from realtime.calls.model import (
     Charged,
     CheckMeter,
     Event,
+    Extended,
     Limits,
     LowBalance,
     MeterEnded,
@@ -45,6 +46,7 @@ from realtime.calls.views import (
     CallChanged,
     CallCharged,
     CallEnded,
+    CallExtended,
     CallLowBalance,
     call_view,
     incoming_event_id,
@@ -268,7 +270,9 @@ def _emit(tx: Tx, note: Note, cards: Mapping[int, UserCard]) -> None:
     if isinstance(event, Charged) and balance is not None:
         data = CallCharged(view, wallet_view(balance), event.period, event.price_coins)
     elif isinstance(event, LowBalance):
-        data = CallLowBalance(view, event.ends_at_ms)
+        data = CallLowBalance(view, event.ends_at_ms, event.threshold_ms)
+    elif isinstance(event, Extended):
+        data = CallExtended(view, event.ends_at_ms)
     elif call.state is State.ENDED:
         data = CallEnded(view, receipt_view(call, side, note.receipt) if note.receipt else None)
     tx.emit(

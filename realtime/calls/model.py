@@ -195,7 +195,15 @@ class Charged:
 
 @dataclass(frozen=True, slots=True)
 class LowBalance:
-    """The coins last until `ends_at_ms` only."""
+    """The coins last until `ends_at_ms` only: they fell to a threshold of the terms, or (0) to what is paid already."""
+
+    ends_at_ms: int
+    threshold_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """The payer topped up: the coins last until `ends_at_ms` now."""
 
     ends_at_ms: int
 
@@ -237,6 +245,7 @@ Event = (
     | MeterRefused
     | Charged
     | LowBalance
+    | Extended
     | Suspended
     | Resumed
     | MeterEnded

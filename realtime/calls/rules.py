@@ -24,6 +24,7 @@ from realtime.calls.model import (
     Decline,
     Effect,
     Event,
+    Extended,
     HangUp,
     Limits,
     LowBalance,
@@ -221,6 +222,10 @@ def _low_balance(call: Call, event: LowBalance, now_ms: int, limits: Limits) -> 
     return replace(call, v=call.v + 1), _tell_both("call.low_balance")
 
 
+def _extended(call: Call, event: Extended, now_ms: int, limits: Limits) -> Outcome:
+    return replace(call, v=call.v + 1), _tell_both("call.extended")
+
+
 def _suspended(call: Call, event: Suspended, now_ms: int, limits: Limits) -> Outcome:
     return replace(call, paused=True, v=call.v + 1), _tell_both("call.suspended")
 
@@ -280,6 +285,7 @@ TABLE: Final[Mapping[tuple[State, type], Rule]] = MappingProxyType(
         (State.CONNECTED, MediaDown): _media_down,
         (State.CONNECTED, Charged): _charged,
         (State.CONNECTED, LowBalance): _low_balance,
+        (State.CONNECTED, Extended): _extended,
         (State.CONNECTED, Suspended): _suspended,
         (State.CONNECTED, Resumed): _resumed,
         (State.CONNECTED, MeterEnded): _meter_ended,
@@ -290,6 +296,7 @@ TABLE: Final[Mapping[tuple[State, type], Rule]] = MappingProxyType(
         (State.ENDED, MediaDown): _same,
         (State.ENDED, Charged): _same,
         (State.ENDED, LowBalance): _same,
+        (State.ENDED, Extended): _same,
         (State.ENDED, Suspended): _same,
         (State.ENDED, Resumed): _same,
         (State.ENDED, MeterEnded): _same,

@@ -77,7 +77,20 @@ class CallCharged(Struct):
 
 
 class CallLowBalance(Struct):
-    """The caller's coins last until `ends_at_ms`; a top-up before that moves it."""
+    """The caller's coins last until `ends_at_ms`. It comes again as they fall further, and when a gift moves the end.
+
+    Attributes:
+        threshold_ms: the lowest threshold of the terms that the time fell to; 0: the next pulse cannot be paid, so the
+            call ends then unless the caller tops up.
+    """
+
+    call: CallView
+    ends_at_ms: int
+    threshold_ms: int
+
+
+class CallExtended(Struct):
+    """The caller topped up: the coins last until `ends_at_ms` now, whatever was told before."""
 
     call: CallView
     ends_at_ms: int
@@ -134,6 +147,12 @@ EVENTS = (
         data=CallLowBalance,
         durable=True,
         summary="The coins will not last long; the exact end is told.",
+    ),
+    EventType(
+        name="call.extended",
+        data=CallExtended,
+        durable=True,
+        summary="A top-up moved the end of the money; the exact end is told.",
     ),
     EventType(
         name="call.suspended", data=CallChanged, durable=True, summary="Charging is paused: a side cannot be heard."

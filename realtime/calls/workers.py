@@ -21,6 +21,7 @@ from realtime.calls.model import (
     Charged,
     DeadlinePassed,
     Event,
+    Extended,
     LowBalance,
     MeterEnded,
     Reason,
@@ -169,7 +170,9 @@ def call_event(event: MeterEvent) -> Event | None:
     """Return what a meter's event means for its call, or None when it means nothing."""
     match event.kind:
         case "low_balance":
-            return LowBalance(event.ends_at_ms)
+            return LowBalance(event.ends_at_ms, event.threshold_ms or 0)
+        case "extended":
+            return Extended(event.ends_at_ms)
         case "exhausted":
             return MeterEnded(Reason.EXHAUSTED, event.at_ms)
         case "lost":

@@ -80,6 +80,8 @@ class Meter:
     fee: int = 0
     tax: int = 0
     loss: int = 0
+    told_ms: int | None = None  # the lowest threshold that the payer was told of; 0: the last warning
+    warnings: list[tuple[str, int | None]] = field(default_factory=list)
     charges: list[Charge] = field(default_factory=list)
     sides: dict[str, Side] | None = None
 
@@ -127,12 +129,13 @@ class Model:
 
     # -- money ----------------------------------------------------------------------------------------------------
 
-    def grant(self, user: int, coins: int, promo: bool) -> None:
+    def grant(self, user: int, coins: int, promo: bool, now_ms: int) -> None:
         wallet = self.wallets[user]
         wallet.promo += coins if promo else 0
         wallet.paid += 0 if promo else coins
+        self._moved(user, coins, now_ms)
 
-    def gift(self, payer: int, payee: int, coins: int, fee_bp: int) -> bool:
+    def gift(self, payer: int, payee: int, coins: int, fee_bp: int, now_ms: int) -> bool:
         wallet = self.wallets[payer]
         if wallet.coins < coins:
             return False
@@ -140,7 +143,35 @@ class Model:
         wallet.promo -= promo
         wallet.paid -= coins - promo
         self.wallets[payee].earned += coins - coins * fee_bp // 10_000
+        self._moved(payer, -coins, now_ms)
         return True
+
+    def pulses_left(self, m: Meter) -> int:
+        return self.wallets[m.payer].coins // m.tariff.price_coins
+
+    def ends_ms(self, m: Meter) -> int:
+        """When the money will be used up."""
+        return m.due_ms + self.pulses_left(m) * m.tariff.pulse_ms
+
+    def _moved(self, user: int, coins: int, now_ms: int) -> None:
+        """Coins came to a user (negative: went) who may be in a call."""
+        for m in self.meters.values():
+            if m.payer == user and m.state == "running":
+                before = (self.wallets[user].coins - coins) // m.tariff.price_coins
+                moved = before != self.pulses_left(m)
+                if coins > 0 and moved:
+                    m.warnings.append(("extended", None))
+                self._warn(m, now_ms, moved=moved, told=coins > 0 and moved)
+
+    def _warn(self, m: Meter, now_ms: int, *, moved: bool = False, told: bool = False) -> None:
+        """Tell the payer what he was not told yet: a threshold that was crossed, or an end that has moved."""
+        left_ms = self.ends_ms(m) - now_ms
+        fallen = [ms for ms in m.tariff.low_balance_ms if ms >= left_ms]
+        lowest = 0 if self.pulses_left(m) == 0 else min(fallen) if fallen else None
+        news = lowest is not None and (m.told_ms is None or lowest < m.told_ms or moved)
+        if news and not told:
+            m.warnings.append(("low_balance", lowest))
+        m.told_ms = lowest
 
     def _split(self, m: Meter, coins: int, tariff: Tariff) -> tuple[int, int, int]:
         """Share, fee and tax of a price (negative: given back), exact over any number of divisions."""
@@ -203,6 +234,7 @@ class Model:
         m.state, m.started_ms, m.since_ms = "running", now_ms, now_ms
         m.due_ms = now_ms + free_ms + m.tariff.first_ms
         m.sides = {"payer": Side(now_ms, now_ms), "payee": Side(now_ms, now_ms)}
+        self._warn(m, now_ms)
         return m.state
 
     def tick(self, now_ms: int) -> None:
@@ -215,11 +247,13 @@ class Model:
             late = now_ms - m.due_ms > LATE_MS
             if not self._charge(m, m.tariff.price_coins, m.tariff.pulse_ms):
                 self._finish(m, m.due_ms, "exhausted", None, now_ms)
-            elif late:
-                m.since_ms = now_ms
-                m.due_ms = now_ms + m.tariff.pulse_ms
             else:
-                m.due_ms += m.tariff.pulse_ms
+                begins_ms = now_ms if late else m.due_ms
+                m.since_ms = now_ms if late else m.since_ms
+                m.due_ms = begins_ms + m.tariff.pulse_ms
+                if self.pulses_left(m) == 0:
+                    m.told_ms = None  # every pulse that is the last one says so
+                self._warn(m, begins_ms)
         for m in list(self.meters.values()):
             if m.state == "suspended":
                 self._watch(m, now_ms)
@@ -289,14 +323,18 @@ class Model:
         charge.cut_ms = min(unused_ms, charge.length_ms)
         m.tariff = tariff
         self._charge(m, tariff.price_coins, tariff.pulse_ms)
-        m.due_ms = now_ms + max(unused_ms - charge.length_ms, 0) + tariff.pulse_ms
+        begins_ms = now_ms + max(unused_ms - charge.length_ms, 0)
+        m.due_ms = begins_ms + tariff.pulse_ms
+        m.told_ms = None
+        self._warn(m, begins_ms)
         return "running"
 
-    def refund(self, key: int, period: int, coins: int) -> bool:
+    def refund(self, key: int, period: int, coins: int, now_ms: int) -> bool:
         m = self.meters[key]
         if period > len(m.charges) or m.charges[period - 1].kept < coins:
             return False
         self._give_back(m, m.charges[period - 1], coins)
+        self._moved(m.payer, coins, now_ms)
         return True
 
     # -- edges ------------------------------------------------------------------------------------------------------
@@ -315,6 +353,7 @@ class Model:
             m.state, m.since_ms = "running", now_ms
             m.due_ms = now_ms + m.due_ms - m.proof_ms
             m.paused_ms += max(now_ms - m.paused_from_ms, 0)
+            self._warn(m, now_ms, moved=True)
         elif gone is not None or m.paused_ms + now_ms - m.paused_from_ms > PAUSED_MS_MAX:
             self._finish(m, m.proof_ms, "lost", gone or m.silent_side(m.tariff_grace_ms // 2), now_ms)
 

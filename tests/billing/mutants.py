@@ -25,7 +25,7 @@ COPIED = ("billing", "realtime", "presence", "tests", "pyproject.toml")
 # Those that name the rules first: they kill most mutants within seconds.
 TESTS = tuple(
     f"tests/billing/test_{name}.py"
-    for name in ("metering", "liveness", "ledger", "receipts", "money", "batcher", "histories")
+    for name in ("metering", "warnings", "liveness", "ledger", "receipts", "money", "batcher", "histories")
 )
 TICKS = "billing/migrations/0006_ticks.sql"
 METERING = "billing/migrations/0004_metering.sql"
@@ -174,6 +174,49 @@ MUTANTS = (
         "case when p_free > 0 and p_free <= p_per_day - coalesce((",
         "case when p_free > 0 and p_free <= 86400000 - 0 * coalesce((",
     ),
+    Mutant(
+        "warning told at every pulse",
+        TICKS,
+        "where (f.band).told_ms < f.low_told_ms or f.remains",
+        "where true or f.remains",
+    ),
+    Mutant("only the first threshold is told", TICKS, "(f.band).next_ms end", "-1 end"),
+    Mutant(
+        "tick forgets that a threshold was told",
+        TICKS,
+        "else (f.band).told_ms end",
+        "else m.low_told_ms end",
+    ),
+    Mutant(
+        "tick looks at thresholds with < for <=",
+        TICKS,
+        "not between f.low_next_ms + 1 and",
+        "not between f.low_next_ms and",
+    ),
+    Mutant("thresholds with < for <=", METERING, "where t.ms::int >= p_left", "where t.ms::int > p_left"),
+    Mutant("last warning is not told", TICKS, "case when f.remains < f.price or f.left_ms", "case when f.left_ms"),
+    Mutant("gift in a call warns nobody", TRANSFERS, "        perform warn_payers(v_now, v_payers, v_spent);", ""),
+    Mutant("top-up in a call tells nobody", TRANSFERS, "        perform warn_payers(v_now, v_users, v_moved);", ""),
+    Mutant(
+        "told end is not told again when it moves",
+        METERING,
+        "or (v_moved and v_band.told_ms < 2147483647) then",
+        "then",
+    ),
+    Mutant(
+        "top-up does not arm the thresholds again",
+        METERING,
+        "where meter_id = p_meter and (low_next_ms, low_told_ms) <>",
+        "where meter_id = p_meter and v_band.told_ms < low_told_ms and (low_next_ms, low_told_ms) <>",
+    ),
+    Mutant(
+        "gift waits for a meter that somebody holds",
+        METERING,
+        "for no key update of m skip locked\n    loop",
+        "for no key update of m\n    loop",
+    ),
+    Mutant("pause moves the end and nobody is told", LIVENESS, "    perform warn(p_now, p_meter, null);\n", ""),
+    Mutant("new terms keep what was told of the old", TICKS, "low_next_ms = -1, low_told_ms = 2147483647", "v = v"),
     Mutant("hold posted twice", HOLDS, "elsif h.state <> 'pending' then\n        return h.state;", ""),
     Mutant(
         "purchase credited by event",

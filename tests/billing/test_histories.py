@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from billing import gifts, ledger, metering, staff, wallets
 from billing.audit import audit
 from billing.errors import BillingError, InsufficientFunds
-from billing.metering import Proof
+from billing.metering import MeterEvent, Proof
 from billing.tariffs import Tariff
 from tests.billing.model import Meter, Model, Wallet
 
@@ -30,14 +30,14 @@ HISTORIES = int(os.environ.get("TALKMETER_HISTORIES", "60"))
 PHASES = [phase for phase in Phase if phase is not Phase.shrink or os.environ.get("TALKMETER_SHRINK") != "0"]
 STEPS = 40
 TARIFFS = (
-    Tariff(price_coins=10, commission_bp=3000, tax_bp=1800),
+    Tariff(price_coins=10, commission_bp=3000, tax_bp=1800, low_balance_ms=(300_000, 170_000, 61_000)),
     Tariff(price_coins=7, commission_bp=1234, tax_bp=999, grace_ms=30_000),
     Tariff(price_coins=60, rounding="second", commission_bp=2500, minimum_coins=15),
-    Tariff(price_coins=3, pulse_ms=1_000, commission_bp=5000),
-    Tariff(price_coins=5, pulse_ms=7_000, minimum_coins=12, commission_bp=700, waive_host_dropped=False),
+    Tariff(price_coins=3, pulse_ms=1_000, commission_bp=5000, low_balance_ms=(20_000, 10_000, 5_000, 2_000)),
+    Tariff(price_coins=5, pulse_ms=7_000, minimum_coins=12, waive_host_dropped=False, low_balance_ms=(30_000, 7_000)),
     Tariff(price_coins=20, free_ms=15_000, free_ms_per_day=30_000, commission_bp=9_999),
     Tariff(price_coins=9, short_call_ms=20_000, short_waivers_per_day=1, rounding="second"),
-    Tariff(price_coins=1, pulse_ms=120_000, commission_bp=10_000, tax_bp=10_000),
+    Tariff(price_coins=1, pulse_ms=120_000, commission_bp=10_000, tax_bp=10_000, low_balance_ms=()),
 )
 STRIDES_MS = st.sampled_from(
     [1, 999, 1_000, 1_001, 2_500, 5_000, 9_999, 10_000, 10_001, 20_001, 30_000, 59_999, 60_000, 60_001, 61_001, 125_000]
@@ -114,13 +114,13 @@ class Histories(RuleBasedStateMachine):
                 now_ms=self.now_ms,
             )
         )
-        self.model.grant(self.users[who], coins, promo)
+        self.model.grant(self.users[who], coins, promo, self.now_ms)
         self.compare()
 
     @rule(who=st.integers(0, PAYERS - 1), host=st.integers(0, HOSTS - 1), coins=st.integers(1, 80))
     def gift(self, who: int, host: int, coins: int) -> None:
         payer, payee, transfer_id = self.users[who], self.users[PAYERS + host], uuid4()
-        expected = self.model.gift(payer, payee, coins, 1_750)
+        expected = self.model.gift(payer, payee, coins, 1_750, self.now_ms)
         self.transfers.append((transfer_id, payer, payee, coins, expected))
         self.send(transfer_id, payer, payee, coins, expected)
 
@@ -245,7 +245,7 @@ class Histories(RuleBasedStateMachine):
     @rule(index=st.integers(0, 3), period=st.integers(1, 4), coins=st.integers(1, 30))
     def staff_refunds(self, index: int, period: int, coins: int) -> None:
         key = self.pick(index)
-        expected = self.model.refund(key, period, coins)
+        expected = self.model.refund(key, period, coins, self.now_ms)
         refund = staff.refund(
             self.books.conn,
             refund_id=uuid4(),
@@ -285,6 +285,21 @@ class Histories(RuleBasedStateMachine):
                 assert row["ended_ms"] == m.ended_ms
             elif m.state != "open":
                 assert row["due_ms"] == m.due_ms
+        self.compare_warnings()
+
+    def compare_warnings(self) -> None:
+        """What payers are told of their money, since the last look, and the end that each of these tells."""
+        told: dict[UUID, list[MeterEvent]] = {meter_id: [] for meter_id in self.ids.values()}
+        while events := self.books.run(metering.take_events(self.books.conn)):
+            for event in events:
+                if event.kind in ("low_balance", "extended"):
+                    told[event.meter_id].append(event)
+        for key, m in self.model.meters.items():
+            events = sorted(told[self.ids[key]], key=lambda event: event.id)
+            assert [(event.kind, event.threshold_ms) for event in events] == m.warnings
+            if m.state == "running":
+                assert {event.ends_at_ms for event in events} <= {self.model.ends_ms(m)}
+            m.warnings.clear()
 
     def teardown(self) -> None:
         """End what still runs, so that the next history has the worker for itself, and look at the receipts."""
@@ -295,7 +310,6 @@ class Histories(RuleBasedStateMachine):
             assert receipt.time_ms("unexplained") == 0
             assert receipt.spent_coins == self.model.meters[key].spent
         self.compare()
-        self.books.run(self.books.owner.execute("truncate billing.meter_events"))
 
 
 def test_database_and_model_agree_on_every_history(pg_url: str) -> None:

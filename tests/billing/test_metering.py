@@ -10,7 +10,8 @@ import pytest
 
 from billing import metering
 from billing.errors import InvalidAmount, InvalidTime, MeterConflict, UnknownAccount, UnknownMeter, WrongState
-from billing.tariffs import EXAMPLES, Example, Tariff, bill
+from billing.examples import EXAMPLES, Example
+from billing.tariffs import Tariff, bill
 from tests.billing.conftest import CALLER, HOST, TENANT, Desk
 
 MINUTE = Tariff(price_coins=10, commission_bp=3000)
@@ -79,7 +80,7 @@ async def test_top_up_lifts_a_pending_end(desk: Desk) -> None:
     await desk.talk(30_000, meter)
     await desk.grant(10)
     await desk.talk(31_000, meter)
-    assert await desk.kinds() == ["charged", "low_balance"]
+    assert await desk.kinds() == ["extended", "charged", "low_balance"]
 
 
 async def test_promotional_coins_are_spent_first(desk: Desk) -> None:

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 
 from billing.errors import InvalidTariff
-from billing.tariffs import Tariff, bill, document, split
+from billing.examples import document
+from billing.tariffs import Tariff, bill, split
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "tariffs.md"
 
 
 def test_document_is_generated_from_the_examples() -> None:
-    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run python -m billing.tariffs > docs/tariffs.md"
+    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run make docs"
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,12 @@ def test_document_is_generated_from_the_examples() -> None:
         {"minimum_coins": 1_000_000, "price_coins": 1},
         {"grace_ms": 0},
         {"rounding": "hour"},
+        {"low_balance_ms": 60_000},
+        {"low_balance_ms": (60_000, 60_000)},
+        {"low_balance_ms": (60_000, 120_000)},
+        {"low_balance_ms": (60_000, 0)},
+        {"low_balance_ms": (86_400_001,)},
+        {"low_balance_ms": (5_000, 4_000, 3_000, 2_000, 1_000)},
     ],
 )
 def test_terms_that_cannot_be_metered_are_refused(terms: dict[str, Any]) -> None:
@@ -45,7 +52,7 @@ def test_terms_that_cannot_be_metered_are_refused(terms: dict[str, Any]) -> None
 
 
 def test_terms_survive_json_and_older_json_takes_defaults() -> None:
-    tariff = Tariff(price_coins=7, rounding="second", commission_bp=1234)
+    tariff = Tariff(price_coins=7, rounding="second", commission_bp=1234, low_balance_ms=(120_000, 60_000))
     assert Tariff.from_json(tariff.to_json()) == tariff
     assert Tariff.from_json('{"price_coins": 7, "a_field_of_tomorrow": 1}') == Tariff(price_coins=7)
 

@@ -10,10 +10,12 @@ import asyncpg
 import pytest
 
 from billing import metering
+from billing.gifts import send_gift
 from realtime.accounts.service import Accounts
 from realtime.calls.conductor import Change
 from realtime.calls.model import Call, Limits, MediaUp, Reason, Side, State
 from realtime.calls.workers import FAILED_AGAIN_MS, Deadlines, MeterNews, Proofs
+from realtime.ids import new_id
 from realtime.protocol.principal import Principal
 from tests.calls.world import Phone, World
 
@@ -259,6 +261,37 @@ async def test_hang_up_after_the_coins_ran_out_says_exhausted(world: World) -> N
     assert (call.reason, call.ended_ms) == (Reason.EXHAUSTED, connected_ms + 60_000)
     receipt = await world.calls.receipt(ann, call_id)
     assert (receipt.reason, receipt.ended_ms) == ("exhausted", call.ended_ms)
+
+
+async def test_gift_in_a_call_tells_both_the_earlier_end_and_a_top_up_the_later_one(world: World) -> None:
+    ann, mia = await world.user("ann", coins=30), await world.host("mia")
+    call_id = await world.connect(ann, mia)
+    connected_ms = world.clock.now_ms
+    await world.talk(call_id, ms=10_000)
+    async with world.pool.acquire() as conn, conn.transaction():
+        await send_gift(
+            conn,
+            transfer_id=new_id(),
+            payer_id=ann.user_id,
+            payee_id=mia.user_id,
+            price_coins=15,
+            commission_bp=3000,
+            memo="rose",
+            now_ms=world.clock.now_ms,
+        )
+    await world.news.consume()
+    async with world.tx() as tx:
+        await world.wallets.grant(tx, ann.user_id, coins=20, bucket="paid", reason="test")
+    await world.news.consume()
+    for who in (ann, mia):
+        told = await world.told(who)
+        low, extended = [t for t in told if t.event in ("call.low_balance", "call.extended")]
+        assert (low.event, low.data["threshold_ms"], low.data["ends_at_ms"]) == (
+            "call.low_balance",
+            0,
+            connected_ms + 60_000,
+        )
+        assert (extended.event, extended.data["ends_at_ms"]) == ("call.extended", connected_ms + 180_000)
 
 
 async def test_news_of_one_batch_is_told_in_the_order_in_which_it_happened(world: World) -> None:

@@ -210,7 +210,7 @@ class World(People):
         self.store = CallStore(clock_ms=None if real_time else self.clock)
         self.meters = Meters(
             lambda price_coins, pulse_ms: Tariff(
-                price_coins=price_coins, pulse_ms=pulse_ms, commission_bp=3000, low_balance_ms=0
+                price_coins=price_coins, pulse_ms=pulse_ms, commission_bp=3000, low_balance_ms=()
             )
         )
         self.conductor = Conductor(

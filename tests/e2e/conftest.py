@@ -87,7 +87,7 @@ async def node(pg_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Nod
         "data_dir": tmp_path / "data",
         "database_pool_size": 6,
         "drain_ms": 200,
-        "low_balance_ms": 8_000,
+        "low_balance_ms": "8000",
     }
     async with running(tmp_path, **settings) as node:
         yield node

@@ -96,6 +96,10 @@ class App {
       this.callScreen.update(call);
       this.callScreen.meter.warn(endsAtMs);
     });
+    on("call.extended", ({ call }) => {
+      this.callScreen.update(call);
+      this.callScreen.meter.warn(0);
+    });
     on("call.signal", (signal) => this.callScreen.signal(signal));
     on("call.ended", ({ call, receipt }) => this.ended(call, receipt));
     on("wallet.changed", ({ wallet }) => this.setWallet(wallet));

@@ -1,4 +1,4 @@
-// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:950cdb56ee3d5746e67c653c78dec3bea88042effa9c4fd7e1a30397c3d28b68
+// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:c477464b83fc277655475bd747d4bf19bd7ac87db8585e8319d10c6285321fa8
 
 // src/backoff.ts
 var STABLE_MS = 1e4;

@@ -269,7 +269,8 @@ export interface Events {
   "call.answered_elsewhere": CallEvent;
   "call.connected": CallEvent;
   "call.charged": CallEvent & { wallet: Wallet; period: number; price_coins: number };
-  "call.low_balance": CallEvent & { ends_at_ms: number };
+  "call.low_balance": CallEvent & { ends_at_ms: number; threshold_ms: number };
+  "call.extended": CallEvent & { ends_at_ms: number };
   "call.suspended": CallEvent;
   "call.resumed": CallEvent;
   "call.ended": CallEvent & { receipt?: Receipt | null };

@@ -410,6 +410,10 @@ export interface Events {
     };
     "call.low_balance": CallEvent & {
         ends_at_ms: number;
+        threshold_ms: number;
+    };
+    "call.extended": CallEvent & {
+        ends_at_ms: number;
     };
     "call.suspended": CallEvent;
     "call.resumed": CallEvent;
