@@ -16,6 +16,7 @@ top_up, wait, or nothing.
     +-- WrongState            a hold, payout or meter that is not in the state for this
     +-- RefundExceeds         more than what is left of the charge
     +-- AppendOnly            the journal is never changed
+    +-- ArchiveUnavailable    charges have left the database, and their file is missing or damaged
     +-- Busy                  a lock or a twin in flight; try again
 """
 
@@ -83,6 +84,10 @@ class RefundExceeds(BillingError):
 
 class AppendOnly(BillingError):
     code = "append_only"
+
+
+class ArchiveUnavailable(BillingError):
+    code = "archive_unavailable"
 
 
 class Busy(BillingError):

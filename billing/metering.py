@@ -18,6 +18,7 @@ from uuid import UUID
 
 import asyncpg
 
+from billing.archive import Block, archived_charges
 from billing.errors import InsufficientFunds, InvalidAmount, InvalidTime, UnknownMeter, WrongState, refusals
 from billing.queries import sql
 from billing.receipts import Receipt, explain
@@ -347,13 +348,19 @@ async def tick_since(
 async def receipt(conn: asyncpg.Connection, meter_id: UUID) -> Receipt:
     """Return the meter's receipt, of one moment: every second explained, the journal's own figures.
 
+    Charges of an archived month are read from its file, and are the same.
+
     Raises:
         UnknownMeter: no such meter.
+        ArchiveUnavailable: the file is missing or damaged.
     """
     text = await conn.fetchval(sql("receipt"), meter_id)
     if text is None:
         raise UnknownMeter(f"no meter {meter_id}")
-    return explain(json.loads(text))
+    rows = json.loads(text)
+    if rows["archived"] is not None:
+        rows["charges"] = await archived_charges(Block.of(rows["archived"]), meter_id, periods=rows["meter"]["period"])
+    return explain(rows)
 
 
 async def take_events(conn: asyncpg.Connection, *, limit: int = 500) -> list[MeterEvent]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
 
+from billing.archive import Block, archived_charges
 from billing.errors import InvalidAmount, UnknownAccount, refusals
 from billing.queries import sql
 from billing.tariffs import COINS_MAX
@@ -104,8 +106,23 @@ async def balances(conn: asyncpg.Connection, user_ids: Iterable[int]) -> dict[in
 
 
 async def balance_at(conn: asyncpg.Connection, user_id: int, at_ms: int) -> PastBalance:
-    """Return the coins that the user had at a moment (unix ms), with everything booked up to it."""
-    return PastBalance(*await conn.fetchrow(sql("balance_at"), user_id, at_ms))
+    """Return the coins that the user had at a moment (unix ms), with everything booked up to it.
+
+    Raises:
+        ArchiveUnavailable: he was in a call whose month has been archived, and its file is missing or damaged.
+    """
+    paid, promo, earned, split = await conn.fetchrow(sql("balance_at"), user_id, at_ms)
+    for meter in json.loads(split or "[]"):
+        block = Block.of(meter["archived"])
+        for charge in await archived_charges(block, UUID(meter["meter"]), periods=meter["period"]):
+            if charge["at_ms"] > at_ms:
+                break
+            if meter["pays"]:
+                paid -= charge["price"] - charge["promo"]
+                promo -= charge["promo"]
+            else:
+                earned += charge["share"]
+    return PastBalance(paid, promo, earned)
 
 
 async def statement(conn: asyncpg.Connection, user_id: int, *, before: str | None = None, limit: int = 50) -> Statement:

@@ -57,6 +57,30 @@ create table billing.archives (
 );
 create trigger append_only before delete on billing.archives for each row execute function billing.refuse_change();
 
+-- Where in its file an archived meter's charges are: in the block with the highest first_id that is not above its id. Each
+-- block can be read, checked and unpacked by itself, so that a receipt reads a few hundred kilobytes of a month.
+create table billing.archive_blocks (
+    partition text not null references billing.archives,
+    first_id uuid not null,
+    at_byte bigint not null check (at_byte >= 0),
+    bytes int not null check (bytes > 0),
+    sha256 text not null,
+    primary key (partition, first_id)
+);
+
+-- In: a meter. Out: the file of its charges and its block there, when they have left the database; else null.
+create function billing.archived_at(p_meter uuid) returns jsonb
+language sql stable
+return (
+    select jsonb_build_object('file', a.file, 'at_byte', b.at_byte, 'bytes', b.bytes, 'sha256', b.sha256)
+    from billing.archives a
+    join lateral (select x.* from billing.archive_blocks x
+                  where x.partition = a.partition and x.first_id <= p_meter
+                  order by x.first_id desc limit 1) b on true
+    where a.dropped_ms is not null and p_meter >= a.from_id and p_meter < a.to_id
+);
+grant execute on function billing.archived_at to talkmeter_app;
+
 -- In: an archived partition whose file was checked. Effect: it leaves the database; the archive's record says when. For
 -- the owner only. Waits a moment for the table's lock and gives up rather than hold up the ticks.
 create function billing.drop_partition(p_now bigint, p_partition text) returns void
@@ -72,7 +96,7 @@ end
 $$;
 
 grant execute on function billing.make_partitions to talkmeter_app;
-grant select on billing.archives to talkmeter_app;
+grant select on billing.archives, billing.archive_blocks to talkmeter_app;
 select billing.make_partitions(null, 3);
 -- Functions are open to everybody by default; these are not. Grants to the application stay.
 revoke execute on all functions in schema billing from public;

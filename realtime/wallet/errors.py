@@ -19,6 +19,8 @@ def translate(exc: Exception) -> protocol.TalkmeterError | None:
             return protocol.InvalidData(str(exc))
         case billing.Busy():
             return protocol.Unavailable("the books are busy; try again", retry_after_ms=200)
+        case billing.ArchiveUnavailable():
+            return protocol.Unavailable("the archive of that month cannot be read now", retry_after_ms=60_000)
         case billing.AppendOnly():
             return protocol.Internal()
         case billing.BillingError():

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Sequence
 from pathlib import Path
-from uuid import UUID
+from typing import Any
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
-from billing import housekeeping, metering
+from billing import housekeeping, metering, staff, wallets
 from billing.archive import archive_month, drop_month, read_archive
 from billing.audit import audit
-from billing.errors import WrongState
+from billing.errors import ArchiveUnavailable, WrongState
 from billing.tariffs import Tariff
 from realtime.ids import new_id
 from tests.billing.conftest import CALLER, HOST, NOON_MS, TENANT, Desk
@@ -41,7 +44,7 @@ async def timed_call(desk: Desk, minutes: int) -> UUID:
         now_ms=desk.now_ms,
     )
     await desk.start(meter_id)
-    await desk.talk(minutes * 60_000 - 1_000, meter_id, step_ms=5_000)
+    await desk.talk(max(minutes * 60_000 - 1_000, 0), meter_id, step_ms=5_000)
     await desk.stop(meter_id)
     return meter_id
 
@@ -64,23 +67,104 @@ async def test_closed_month_is_written_and_dropped_and_the_audit_goes_on(
     name = month.removeprefix("billing.")
     with pytest.raises(WrongState):
         await drop_month(owner, name)
-    archived = await archive_month(owner, name, tmp_path)
+    exported = await archive_month(owner, name, tmp_path)
     again = await archive_month(owner, name, tmp_path)
-    assert (archived.charges, archived.coins, again.sha256) == (4, 40, archived.sha256)
-    pulses = [pulse for _, pulse in read_archive(archived.path, meter_id=meters[1])]
+    assert (exported.charges, exported.coins, again.sha256) == (4, 40, exported.sha256)
+    pulses = [pulse for _, pulse in read_archive(exported.path, meter_id=meters[1])]
     receipt = await metering.receipt(desk.conn, meters[1])
     assert tuple(pulses) == receipt.pulses
-    written = archived.path.read_bytes()
-    archived.path.write_bytes(written[:-1])
+    written = exported.path.read_bytes()
+    exported.path.write_bytes(written[:-1])
     with pytest.raises(WrongState):
         await drop_month(owner, name)
-    archived.path.write_bytes(written)
+    exported.path.write_bytes(written)
     await drop_month(owner, name)
     await drop_month(owner, name)
     assert name not in await partitions(owner)
     report = await audit(desk.conn)
     assert report.ok, report.faults
     assert await desk.coins(CALLER) == (960, 0, 0)
+
+
+async def archived(owner: asyncpg.Connection, meter_id: UUID, folder: Path) -> Path:
+    """Archive and drop the month of a meter; return the file."""
+    month = await owner.fetchval("select tableoid::regclass::text from billing.charges where meter_id = $1", meter_id)
+    name = month.removeprefix("billing.")
+    path = (await archive_month(owner, name, folder)).path
+    await drop_month(owner, name)
+    return path
+
+
+async def history(desk: Desk, moments_ms: Sequence[int]) -> list[Any]:
+    """Everything that users may ask about their past."""
+    pages = []
+    for user_id in (CALLER, HOST):
+        pages.append(await wallets.statement(desk.conn, user_id))
+        pages += [await wallets.balance_at(desk.conn, user_id, at_ms) for at_ms in moments_ms]
+    return pages
+
+
+async def test_receipts_statements_and_past_balances_are_the_same_after_archiving(
+    desk: Desk, owner: asyncpg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("billing.archive.BLOCK_CHARGES", 3)  # several blocks, some with one meter, some with two
+    desk.now_ms = NOON_MS + 52 * MONTH_MS
+    await housekeeping.keep(desk.conn, now_ms=desk.now_ms)
+    await desk.grant(35, promo=True)
+    await desk.grant(1000)
+    began_ms = desk.now_ms
+    meters = [await timed_call(desk, minutes) for minutes in (1, 4, 2, 1, 3, 5)]
+    free = await timed_call(desk, 0)
+    await staff.refund(
+        desk.conn,
+        refund_id=uuid4(),
+        meter_id=meters[1],
+        period=2,
+        coins=4,
+        actor="ann",
+        reason="bad line",
+        now_ms=desk.now_ms,
+    )
+    moments_ms = range(began_ms - 30_000, desk.now_ms + 60_000, 30_000)
+    before = [await metering.receipt(desk.conn, meter_id) for meter_id in (*meters, free)]
+    past = await history(desk, moments_ms)
+    path = await archived(owner, meters[0], tmp_path)
+    assert await owner.fetchval("select count(*) from billing.charges where meter_id = any ($1)", meters) == 0
+    assert await owner.fetchval("select count(*) from billing.archive_blocks") > 2
+    assert [await metering.receipt(desk.conn, meter_id) for meter_id in (*meters, free)] == before
+    assert await history(desk, moments_ms) == past
+    assert sum(1 for _ in read_archive(path)) == sum(len(receipt.pulses) for receipt in before)
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut short", "a byte changed", "another month's"])
+async def test_damaged_archive_gives_an_error_and_no_receipt(
+    desk: Desk, owner: asyncpg.Connection, tmp_path: Path, harm: str
+) -> None:
+    # Months of their own: the database is shared by the tests of this folder.
+    desk.now_ms = (
+        NOON_MS + (60 + 4 * ["missing", "cut short", "a byte changed", "another month's"].index(harm)) * MONTH_MS
+    )
+    await housekeeping.keep(desk.conn, now_ms=desk.now_ms)
+    await desk.grant(1000)
+    meter = await timed_call(desk, 3)
+    began_ms = desk.now_ms - 100_000
+    path = await archived(owner, meter, tmp_path)
+    written = path.read_bytes()
+    match harm:
+        case "missing":
+            path.unlink()
+        case "cut short":
+            path.write_bytes(written[:-9])
+        case "a byte changed":
+            path.write_bytes(written[:-9] + bytes([written[-9] ^ 1]) + written[-8:])
+        case _:
+            path.write_bytes(gzip.compress(b"not this"))
+    with pytest.raises(ArchiveUnavailable):
+        await metering.receipt(desk.conn, meter)
+    with pytest.raises(ArchiveUnavailable):
+        await wallets.balance_at(desk.conn, CALLER, began_ms)
+    path.write_bytes(written)
+    assert (await metering.receipt(desk.conn, meter)).spent_coins == 30
 
 
 async def test_month_with_a_running_call_stays(desk: Desk, owner: asyncpg.Connection, tmp_path: Path) -> None:
