@@ -24,7 +24,7 @@ PENDING_MAX: Final = 20_000  # a second's worth; beyond it callers are told to w
 LANES: Final = 4  # some are prepared and computed while others wait for the disk; a connection each
 # A batch starts this long after the one before, unless it is full. A transaction costs ten times what one more transfer
 # in it does, so a steady trickle is worth gathering; whoever comes first after a pause does not wait.
-GATHER_MS: Final = 15
+GATHER_MS: Final = 25
 ASKS_MAX: Final = 3  # for twins in flight; an account that is unknown then does not exist
 RETRY_MS: Final = 100
 RETRIES_MAX: Final = 50  # a restart of PostgreSQL takes seconds
@@ -220,7 +220,7 @@ def outcome_of(posted: Posted) -> Posted | Exception | None:
 
 
 def _is_unreachable(exc: Exception) -> bool:
-    """Whether the connection is to blame. What asyncpg cannot encode is an InterfaceError too, but a ValueError."""
+    """Whether the connection is to blame, and not what was asked."""
     return isinstance(
         exc,
         (
@@ -232,7 +232,7 @@ def _is_unreachable(exc: Exception) -> bool:
             asyncpg.TooManyConnectionsError,
             OSError,
         ),
-    ) and not isinstance(exc, ValueError)
+    )
 
 
 def _fail(waiting: _Waiting[Job, Result], error: Exception) -> None:
