@@ -79,7 +79,10 @@ class Batcher(Generic[Job, Result]):
                     await self._turn()
                     await free.acquire()
                     batch = self._next()
-                    bookings.create_task(self._lane(batch, free))
+                    if batch:
+                        bookings.create_task(self._lane(batch, free))
+                    else:  # all of them have given up
+                        free.release()
         finally:
             while self._queue:
                 _fail(self._queue.popleft(), Busy("the batcher has stopped"))
@@ -154,27 +157,28 @@ class Batcher(Generic[Job, Result]):
     async def _settle(self, batch: Sequence[_Waiting[Job, Result]]) -> None:
         """Give each of a batch its outcome; on an unexpected failure halve it until the culprit is alone."""
         failure: Exception | None = None
-        for _ in range(RETRIES_MAX if batch else 0):
+        for _ in range(RETRIES_MAX):
             try:
                 outcomes = await self._book([waiting.job for waiting in batch])
             except Exception as exc:
-                unreachable = _is_unreachable(exc)
-                if not unreachable and len(batch) > 1:
-                    half = len(batch) // 2
-                    await self._settle(batch[:half])
-                    return await self._settle(batch[half:])
-                if not unreachable and not isinstance(exc, Busy):
-                    return _fail(batch[0], exc)
                 failure = exc
             else:
                 self.batches += 1
                 for waiting, outcome in zip(batch, outcomes, strict=True):
                     self._answer(waiting, outcome)
-                return None
+                return
+            if not _is_unreachable(failure):
+                if len(batch) > 1:
+                    half = len(batch) // 2
+                    await self._settle(batch[:half])
+                    await self._settle(batch[half:])
+                    return
+                if not isinstance(failure, Busy):
+                    _fail(batch[0], failure)
+                    return
             await asyncio.sleep(RETRY_MS / 1000)
         for waiting in batch:
             _fail(waiting, Busy(f"the ledger cannot be reached: {failure}"))
-        return None
 
     def _answer(self, waiting: _Waiting[Job, Result], outcome: Result | Exception | None) -> None:
         if isinstance(outcome, Exception):

@@ -1,4 +1,4 @@
-"""A process that is going to be killed: a meter worker, a batcher, and users who pay, call, hang up and top up.
+"""A process that is going to be killed: a meter worker, a batcher, a gift desk, and users of all of them.
 
 Run by the crash test: `python -m tests.crash.player URL LOG FIRST_USER SEED`. Every operation's outcome is appended to
 LOG once it was acknowledged; an operation without answer is asked again under the same id until it has one.
@@ -19,11 +19,16 @@ import asyncpg
 
 from billing import gifts, ledger, metering
 from billing.batcher import TransferBatcher
-from billing.errors import BillingError
+from billing.errors import BillingError, InsufficientFunds
 from billing.metering import Proof
 from billing.tariffs import Tariff
 from billing.worker import MeterWorker
+from realtime.idempotency import Repeated, RequestKey, recall
 from realtime.ids import new_id
+from realtime.outbox import Outbox
+from realtime.wallet.gifts import GiftDesk, Order
+from realtime.wallet.views import GiftView, Person
+from tests.calls.world import NoRelay
 
 USERS = 6  # of one player: each calls and pays; hosts are shared by all players
 HOSTS = (1, 2, 3)
@@ -47,19 +52,23 @@ class Player:
 
     async def run(self) -> None:
         batcher = TransferBatcher(self._pool)
+        desk = GiftDesk(Outbox(self._pool, NoRelay()))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(MeterWorker(self._pool, wake=lambda: None, poll_ms=20).run())
             tasks.create_task(batcher.run())
+            tasks.create_task(desk.run())
             tasks.create_task(self._prove())
             tasks.create_task(self._take())
             for user in self._users:
-                tasks.create_task(self._user(user, batcher))
+                tasks.create_task(self._user(user, batcher, desk))
 
-    async def _user(self, user: int, batcher: TransferBatcher) -> None:
+    async def _user(self, user: int, batcher: TransferBatcher, desk: GiftDesk) -> None:
         while True:
-            match self._dice.choice(("gift", "gift", "gift", "grant", "call")):
+            match self._dice.choice(("gift", "gift", "wired", "wired", "grant", "call")):
                 case "gift":
                     await self._gift(user, batcher)
+                case "wired":
+                    await self._wired(user, desk)
                 case "grant":
                     await self._top_up(user)
                 case "call":
@@ -81,6 +90,32 @@ class Player:
             return "done"
 
         await self._until_told("gift", gift.transfer_id, gift.coins, give)
+
+    async def _wired(self, user: int, desk: GiftDesk) -> None:
+        """A gift as it comes over the wire: exactly once by its key, told and answered by the same transaction."""
+        id_, coins = new_id(), self._dice.randrange(1, 9)
+        key = RequestKey(1, user, str(id_), b"hash")
+
+        async def give() -> str:
+            transfer = gifts.payment(
+                "gift",
+                transfer_id=new_id(),
+                payer_id=user,
+                payee_id=self._dice.choice(HOSTS),
+                price_coins=coins,
+                commission_bp=2_500,
+                memo=str(id_),
+            )
+            try:
+                await desk.send(Order(transfer, key, Person(str(user), str(id_)), GiftView("r", "R", "r", coins), None))
+            except (Repeated, InsufficientFunds):
+                # As dispatch does: an answer that was not heard of, also when the coins are spent by now.
+                async with self._pool.acquire() as conn:
+                    if await recall(conn, key) is None:
+                        raise
+            return "done"
+
+        await self._until_told("wired", id_, coins, give)
 
     async def _top_up(self, user: int) -> None:
         grant_id, coins = new_id(), self._dice.randrange(1, 40)

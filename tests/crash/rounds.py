@@ -119,7 +119,7 @@ def play(folder: Path, rounds: int, *, seed: int) -> dict[str, int]:
 
 async def _prepare(url: str) -> None:
     await ensure_database(url)
-    await migrate(url, ("billing",))
+    await migrate(url, ("realtime", "billing"))
     conn = await asyncpg.connect(url)
     try:
         await conn.execute("create table taken (event_id bigint primary key, meter_id uuid, kind text, period int)")
@@ -153,6 +153,7 @@ async def _compare(url: str, told: Told) -> Counter[str]:
     conn = await asyncpg.connect(url)
     try:
         await _compare_transfers(conn, told)
+        await _compare_wired(conn, told)
         await _compare_meters(conn, told)
         doubled = await conn.fetchval(
             "select count(*) from (select 1 from taken where kind = 'charged' group by meter_id, period "
@@ -180,6 +181,29 @@ async def _compare_transfers(conn: asyncpg.Connection, told: Told) -> None:
         expected = None if answer["answer"] == "done" else answer["answer"]
         if (row["refused"], row["coins"]) != (expected, answer["coins"]):
             raise BooksWrong(f"{op} {id_}: told {answer}, booked {dict(row)}")
+
+
+async def _compare_wired(conn: asyncpg.Connection, told: Told) -> None:
+    """What was paid over the wire has one event and one stored answer each, acknowledged or not."""
+    async with conn.transaction(isolation="repeatable_read"):  # other players go on
+        paid = await _counts(
+            conn, "select reason from billing.transfers where kind = 'gift' and refused is null and reason <> 'rose'"
+        )
+        answers = await _counts(conn, "select key from realtime.idempotency")
+        events = await _counts(
+            conn,
+            "select convert_from(data, 'utf8')::jsonb -> 'from' ->> 'name' from realtime.outbox"
+            " where event = 'gift.received'",
+        )
+    if not paid == answers == events or set(paid.values()) - {1}:
+        raise BooksWrong(f"{len(paid)} gifts were paid, {len(answers)} answered, {len(events)} told")
+    for (op, id_), answer in told.items():
+        if op == "wired" and (str(id_) in paid) != (answer["answer"] == "done"):
+            raise BooksWrong(f"wired {id_}: told {answer}, which is not what was booked")
+
+
+async def _counts(conn: asyncpg.Connection, query: str) -> Counter[str]:
+    return Counter(row[0] for row in await conn.fetch(query))
 
 
 async def _compare_meters(conn: asyncpg.Connection, told: Told) -> None:

@@ -17,3 +17,4 @@ def test_acknowledged_operations_survive_crashes_once() -> None:
         folder.chmod(0o755)
         counts = play(folder, 3, seed=20)
     assert counts["told_gift"] > 0
+    assert counts["told_wired"] > 0
