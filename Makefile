@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= data
+# To test on another PostgreSQL (15 or newer) than the embedded one, name the folder of its binaries:
+# make test TEST_POSTGRES_BIN=/usr/lib/postgresql/15/bin
+TEST_POSTGRES_BIN ?=
+export TEST_POSTGRES_BIN
 # Test processes, each with engines of its own; 0 runs everything in one.
 TEST_PROCESSES ?= 2
 

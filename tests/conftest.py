@@ -1,6 +1,6 @@
 """Fixtures on the real engines: one PostgreSQL and one Valkey for the session, a fresh database for each test.
 
-TALKMETER_TEST_POSTGRES_BIN names the folder of another PostgreSQL's binaries to run them all on.
+TEST_POSTGRES_BIN names the folder of another PostgreSQL's binaries to run them all on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from realtime.embedded import Engines
 from realtime.migrate import ensure_database, migrate
 
 TEMPLATE = "talkmeter_template"
-POSTGRES_BIN = os.environ.get("TALKMETER_TEST_POSTGRES_BIN", "")  # empty: the embedded wheel's
+POSTGRES_BIN = os.environ.get("TEST_POSTGRES_BIN", "")  # empty: the embedded wheel's
 # Tests prove durability with engines of their own; here speed is all that is lost.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
 

@@ -97,7 +97,7 @@ async def archived(owner: asyncpg.Connection, meter_id: UUID, folder: Path) -> P
 
 async def history(desk: Desk, moments_ms: Sequence[int]) -> list[Any]:
     """Everything that users may ask about their past."""
-    pages = []
+    pages: list[Any] = []
     for user_id in (CALLER, HOST):
         pages.append(await wallets.statement(desk.conn, user_id))
         pages += [await wallets.balance_at(desk.conn, user_id, at_ms) for at_ms in moments_ms]

@@ -187,6 +187,28 @@ async def test_new_terms_bring_their_own_thresholds(desk: Desk) -> None:
     assert await told(desk) == [("low_balance", 200_000, 180_000)]
 
 
+async def test_new_terms_forget_what_was_told_of_the_old(desk: Desk) -> None:
+    await desk.grant(20)
+    meter = await desk.call(STAGED)
+    assert await told(desk) == [("low_balance", 120_000, 120_000)]
+    await metering.rerate(desk.conn, meter, Tariff(price_coins=5, low_balance_ms=(400_000,)), now_ms=desk.now_ms)
+    assert await told(desk) == [("low_balance", 400_000, 240_000)]
+
+
+async def test_coins_that_another_call_gives_back_arm_the_thresholds_at_the_next_pulse(desk: Desk) -> None:
+    await desk.grant(110)
+    meter = await desk.call(Tariff(price_coins=10, low_balance_ms=(120_000,)))
+    other = await desk.call(Tariff(price_coins=80, pulse_ms=600_000, rounding="second"), payee_id=OTHER)
+    await told(desk)
+    await desk.talk(60_000, meter, other)
+    assert [threshold for _, threshold, _ in await told(desk)] == [120_000]
+    await desk.stop(other)
+    await desk.talk(60_000, meter)
+    assert await told(desk) == []
+    await desk.talk(600_000, meter)
+    assert [threshold for _, threshold, _ in await told(desk)] == [120_000, 0]
+
+
 async def test_gift_does_not_wait_for_a_meter_that_somebody_holds(desk: Desk, owner: asyncpg.Connection) -> None:
     await desk.grant(100)
     meter = await desk.call(STAGED)

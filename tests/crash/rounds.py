@@ -24,6 +24,7 @@ from realtime.migrate import ensure_database, migrate
 from tests.crash.player import HOSTS, USERS
 
 PLAYERS = 2
+POSTGRES_BIN = os.environ.get("TEST_POSTGRES_BIN", "")  # as in tests/conftest.py
 PLAY_S = (0.6, 2.0)
 # Durable as in production; only the pace of checkpoints is quickened, so that crashes hit them too.
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "checkpoint_timeout": "30s", "max_connections": "50"}
@@ -56,7 +57,9 @@ class Table:
         return self.engines.database_url
 
     def start_database(self) -> None:
-        self.engines = Engines.start(self.folder / "data", valkey=False, postgres_options=DURABLE)
+        self.engines = Engines.start(
+            self.folder / "data", valkey=False, postgres_bin=POSTGRES_BIN, postgres_options=DURABLE
+        )
 
     def seat(self, players: int) -> None:
         """Start player processes; users who have called stay with the process that was killed, new ones come."""
