@@ -20,7 +20,7 @@ from typing import Any
 import jwt
 import psutil
 
-from bench.harness import ServerProcess, pin, server_process, split_cores
+from bench.harness import UNBOUND, ServerProcess, pin, server_process, split_cores
 
 SOURCES = Path(__file__).resolve().parent / "native"
 ANSWER_TIMEOUT_S = 900.0  # opening 15,000 signed-in sockets takes minutes: each is a new user in PostgreSQL
@@ -182,10 +182,7 @@ class Bench:
         values = {
             "jwt_secret": SECRET,
             "log_level": "error",
-            "requests_per_s": 1_000_000,
-            "requests_burst": 1_000_000,
-            "unauthenticated_max": 100_000,
-            "unauthenticated_per_ip_max": 100_000,
+            **UNBOUND,
             "sign_in_timeout_ms": SIGN_IN_TIMEOUT_MS,
             **settings,
         }

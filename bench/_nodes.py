@@ -11,17 +11,14 @@ from pathlib import Path
 import jwt
 import psutil
 
-from bench.harness import CpuSeconds, ServerProcess, cpu_seconds, pin, server_process, split_cores
+from bench.harness import UNBOUND, CpuSeconds, ServerProcess, cpu_seconds, pin, server_process, split_cores
 
 SECRET = "bench-secret-that-is-long-enough-for-hs256"  # of servers that live for one benchmark
 TOKEN_LIFE_S = 86_400
 SETTINGS = {
     "jwt_secret": SECRET,
     "log_level": "error",
-    "requests_per_s": "1000000",
-    "requests_burst": "1000000",
-    "unauthenticated_max": "100000",
-    "unauthenticated_per_ip_max": "100000",
+    **UNBOUND,
 }
 
 

@@ -42,7 +42,7 @@ from realtime.chat.service import Chat
 from realtime.config import Settings
 from realtime.database import open_pool
 from realtime.dev import DevGrant, prepare_user
-from realtime.dispatch import Dispatcher, Rates
+from realtime.dispatch import Dispatcher
 from realtime.hub import Hub
 from realtime.idempotency import purge
 from realtime.ids import new_id
@@ -59,6 +59,7 @@ from realtime.push.handlers import EVENTS as PUSH_EVENTS
 from realtime.push.handlers import PushHandlers
 from realtime.push.parts import PushParts
 from realtime.push.service import Pushes
+from realtime.rates import Rates, SharedRates, read_limits
 from realtime.session import EVENTS as SESSION_EVENTS
 from realtime.session import Sessions
 from realtime.transport.options import SocketOptions
@@ -353,10 +354,15 @@ class App:
             await parts.pushes.confirm(who.user_id, event_ids, now_ms=time.time_ns() // 1_000_000)
             await parts.calls.service.acknowledged(who, event_ids)
 
+        limits = read_limits(self.settings)
+        shared = SharedRates(parts.broker.backend.client, self.settings.redis_prefix, limits.everywhere)
+        rates = Rates(limits, shared)
+        parts.metrics.by_label("talkmeter_rate_limited_total", lambda: rates.refused)
+        parts.metrics.source("talkmeter_rates_unshared_total", lambda: shared.unshared)
         dispatcher = Dispatcher(
             outbox=parts.outbox,
             pool=parts.pool,
-            rates=Rates(self.settings.requests_per_s, self.settings.requests_burst),
+            rates=rates,
             on_closed=sessions.closed,
             on_ack=acknowledged,
             translate=translate,
@@ -376,6 +382,7 @@ class App:
                 sock=sock,
                 tls_certificate=settings.tls_certificate,
                 tls_key=settings.tls_key,
+                tls_handshake_timeout_ms=settings.tls_handshake_timeout_ms,
                 trusted_proxies=split(settings.trusted_proxies),
                 drain_ms=settings.drain_ms,
             ),
@@ -387,6 +394,10 @@ class App:
                 connections_max=settings.connections_max,
                 unauthenticated_max=settings.unauthenticated_max,
                 unauthenticated_per_ip_max=settings.unauthenticated_per_ip_max,
+                connections_per_ip_max=settings.connections_per_ip_max,
+                accepts_per_ip_per_s=settings.accepts_per_ip_per_s,
+                accepts_per_ip_burst=settings.accepts_per_ip_burst,
+                request_timeout_ms=settings.request_timeout_ms,
                 sign_in_timeout_ms=settings.sign_in_timeout_ms,
                 heartbeat_ms=settings.heartbeat_ms,
                 # A request is one frame; pongs, acks of transport and fragments come on top.

@@ -20,6 +20,8 @@ Millis = Annotated[int, Meta(ge=1, le=86_400_000)]
 Thresholds = Annotated[str, Meta(pattern=r"^([1-9]\d{0,7}(,[1-9]\d{0,7}){0,3})?$")]
 Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+Burst = Annotated[int, Meta(ge=10, le=1_000_000)]  # above the cost of the dearest operation
+RateText = Annotated[str, Meta(pattern=r"^(off|[1-9][0-9]{0,6}/[1-9][0-9]{0,4}s)$")]  # 30/60s: 30 in 60 seconds
 
 
 class SettingsError(Exception):
@@ -72,10 +74,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     unauthenticated_max: Count = 1_000
     unauthenticated_per_ip_max: Count = 200
     connections_max: Count = 18_000  # below the usual limit of 20,000 open files
-    requests_per_s: Annotated[int, Meta(ge=1, le=1_000_000)] = 50  # per connection, sustained
-    requests_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
+    connections_per_ip_max: Count = 18_000  # of one address (an IPv6 /64); carriers put a town behind one
+    accepts_per_ip_per_s: Count = 500  # new sockets of one address, sustained
+    accepts_per_ip_burst: Count = 2_000
+    request_timeout_ms: Millis = 10_000  # from a connection to its whole request
+    tls_handshake_timeout_ms: Millis = 10_000
     compression: bool = False
     drain_ms: Millis = 5_000
+
+    # Rates: 30/60s is 30 at once and 30 more in every 60 seconds; off bounds nothing (docs/decisions/0062).
+    requests_per_s: Count = 50  # per connection, sustained; an operation costs 1 to 5
+    requests_burst: Burst = 200
+    user_requests_per_s: Count = 100  # per user, over all connections to one node
+    user_requests_burst: Burst = 400
+    rate_call_invite: RateText = "30/60s"  # per user, over all nodes; and 60 rings a minute by the database
+    rate_hosts_update: RateText = "30/60s"  # per user, over all nodes
+    rate_profile_update: RateText = "20/60s"  # per user, over all nodes
+    rate_device_register: RateText = "20/60s"  # per user, over all nodes
+    rate_gift_send: RateText = "120/60s"  # per user and node
+    rate_chat_send: RateText = "300/60s"  # per user and node
+    rate_channel_publish: RateText = "600/60s"  # per user and node
+    rate_failed_sign_ins: RateText = "600/60s"  # per address and node
 
     # Calls and money.
     ring_timeout_ms: Millis = 30_000

@@ -1,8 +1,8 @@
 """From a message to its handler and back: one table, one try.
 
-Owns what happens between a message and its handler: decoding by schema, who may ask, how much, in which order, the
-transaction and its stored reply, and the one place where exceptions become error replies. Must never import a
-feature.
+Owns what happens between a message and its handler: decoding by schema, who may ask, how much, in which order, and the
+one place where exceptions become error replies. Sessions and requests are request.py's, transactions and stored replies
+mutations.py's. Must never import a feature.
 
 Order: requests of a connection are handled one after another, in the order in which they came, so that a client
 may send without waiting. Inline operations (ping) are answered at once. A handler that returns a `Later` has done its
@@ -15,21 +15,19 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 import msgspec
 import redis.exceptions
 import structlog
-from msgspec import Raw, Struct
+from msgspec import Struct
 
-from realtime.idempotency import Repeated, RequestKey, ok_reply, recall, remember, request_key
-from realtime.outbox import Outbox, Tx
+from realtime.mutations import Mutations, Translate
+from realtime.outbox import Outbox
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import Codec, ErrorReply, Frame, OkReply, error_body
 from realtime.protocol.errors import (
-    Conflict,
     Draining,
     Forbidden,
     Internal,
@@ -46,14 +44,18 @@ from realtime.protocol.errors import (
 from realtime.protocol.later import Later
 from realtime.protocol.principal import Principal
 from realtime.protocol.registry import Route
+from realtime.rates import Rates
+from realtime.request import Request, Session
 from realtime.transport.interface import Socket
+
+__all__ = ["Dispatcher", "Request", "Session"]
 
 log = structlog.get_logger()
 
 PENDING_MAX = 64  # requests of one connection that wait; more than any app has in flight
 HANDLER_TIMEOUT_S = 15.0  # above every wait inside a handler, below a client's patience
-ATTEMPTS_MAX = 4  # of a transaction that PostgreSQL asks to repeat
 MALFORMED_MAX = 20  # frames that are no requests before the socket is closed
+ACK = "ack"  # what an acknowledgement, which is no operation, counts as
 UNSIGNED_REQUESTS_MAX = 10  # requests before sign-in; a client needs one or two
 
 UNREACHABLE = (
@@ -68,114 +70,6 @@ UNREACHABLE = (
     redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
 )
-REPEATABLE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-
-
-class Session:
-    """What dispatch keeps for one connection: its queue of requests, its rate bucket, and features' own notes.
-
-    Attributes:
-        conn: the socket.
-        principal: who signed in, or None.
-        later: requests whose reply is under way.
-        after_reply: run once, right after the reply to the present request has been queued.
-        warned_of_ms: the token expiry that the client has been warned of.
-    """
-
-    __slots__ = (
-        "after_reply",
-        "bucket",
-        "closed",
-        "conn",
-        "later",
-        "malformed",
-        "principal",
-        "queue",
-        "refilled_at",
-        "task",
-        "unsigned",
-        "warned_of_ms",
-    )
-
-    def __init__(self, conn: Socket, burst: int) -> None:
-        self.conn = conn
-        self.principal: Principal | None = None
-        self.queue: deque[tuple[Frame, Route | None, Any]] | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.bucket = float(burst)
-        self.refilled_at = time.monotonic()
-        self.later = 0
-        self.malformed = 0
-        self.unsigned = 0
-        self.closed = False
-        self.after_reply: Callable[[], None] | None = None
-        self.warned_of_ms = 0
-
-
-@dataclass(slots=True)
-class Request:
-    """One request as its handler sees it.
-
-    Attributes:
-        session: the connection's session.
-        now_ms: unix milliseconds of this node at its arrival.
-        tx: the open transaction, for mutations; `rq.tx` of a query raises nothing but is None.
-        key: the key that a shared mutation stores its reply under.
-    """
-
-    session: Session
-    now_ms: int
-    tx_: Tx | None = None
-    key_: RequestKey | None = None
-
-    @property
-    def principal(self) -> Principal:
-        principal = self.session.principal
-        if principal is None:
-            raise Unauthenticated
-        return principal
-
-    @property
-    def tx(self) -> Tx:
-        """The mutation's transaction.
-
-        Raises:
-            RuntimeError: the route is not a mutation.
-        """
-        if self.tx_ is None:
-            raise RuntimeError("this route is not a mutation")
-        return self.tx_
-
-    @property
-    def key(self) -> RequestKey:
-        """The mutation's idempotency key.
-
-        Raises:
-            RuntimeError: the route is not a shared mutation.
-        """
-        if self.key_ is None:
-            raise RuntimeError("this route is not a shared mutation")
-        return self.key_
-
-
-class Rates:
-    """How many requests a connection may make: sustained and burst."""
-
-    __slots__ = ("burst", "per_s")
-
-    def __init__(self, per_s: int, burst: int) -> None:
-        self.per_s = per_s
-        self.burst = burst
-
-    def take(self, session: Session, cost: int, now: float) -> int:
-        """Take `cost` from the session's bucket; return 0, or the milliseconds to wait."""
-        level = min(self.burst, session.bucket + (now - session.refilled_at) * self.per_s)
-        session.refilled_at = now
-        if level < cost:
-            session.bucket = level
-            return int((cost - level) * 1000 / self.per_s) + 1
-        session.bucket = level - cost
-        return 0
 
 
 class Dispatcher:
@@ -189,7 +83,7 @@ class Dispatcher:
         rates: Rates,
         on_closed: Callable[[Session], Awaitable[None]],
         on_ack: Callable[[Principal, Sequence[str]], Awaitable[None]],
-        translate: Callable[[Exception], TalkmeterError | None] = lambda exc: None,
+        translate: Translate = lambda exc: None,
     ) -> None:
         """Make a dispatcher without routes.
 
@@ -198,8 +92,7 @@ class Dispatcher:
             on_ack: a signed-in device acknowledged these event ids.
             translate: turns a package's own exception (billing's) into ours, or None.
         """
-        self._outbox = outbox
-        self._pool = pool
+        self._mutations = Mutations(outbox, pool, translate)
         self._rates = rates
         self._on_closed = on_closed
         self._on_ack = on_ack
@@ -233,7 +126,7 @@ class Dispatcher:
     # What the transport calls.
 
     def connected(self, conn: Socket) -> None:
-        session = Session(conn, self._rates.burst)
+        session = Session(conn)
         conn.session = session
         self.sessions[conn.id] = session
 
@@ -250,11 +143,11 @@ class Dispatcher:
             route = self._routes.get(op)
             if route is None:
                 raise UnknownOp(f"there is no operation {op!r}", op=op)
-            wait_ms = self._rates.take(session, route.cost, time.monotonic())
+            wait_ms = self._rates.take(session, op, route.cost, time.monotonic())
             if wait_ms:
                 raise RateLimited(retry_after_ms=wait_ms)
-            if route.signed_in and session.principal is None:
-                raise Unauthenticated
+            if session.principal is None:
+                self._let_in(session, route)
             if route.begins and self._draining:
                 raise Draining
             data = self._decoders[codec.name, op](frame.data if len(frame.data) else codec.empty)
@@ -294,12 +187,20 @@ class Dispatcher:
 
     # What happens to a request.
 
+    def _let_in(self, session: Session, route: Route) -> None:
+        """Refuse a stranger everything but a sign-in, and that too after too many from this address have failed."""
+        if route.signed_in:
+            raise Unauthenticated
+        wait_ms = self._rates.sign_in_wait_ms(session.conn.remote, time.monotonic())
+        if wait_ms:
+            raise RateLimited("too many failed sign-ins from this address", retry_after_ms=wait_ms)
+
     def _acknowledged(self, session: Session, frame: Frame) -> None:
         if frame.ack is None:
             raise Malformed("neither op nor ack")
         if session.principal is None:
             raise Unauthenticated
-        wait_ms = self._rates.take(session, 1, time.monotonic())
+        wait_ms = self._rates.take(session, ACK, 1, time.monotonic())
         if not wait_ms and frame.ack:
             self._enqueue(session, frame, None, frame.ack)
 
@@ -342,7 +243,10 @@ class Dispatcher:
                 return
             reply = codec.encode(OkReply(frame.id, ok))
         except Exception as exc:
-            self._refuse(session, frame, self._as_error(exc, route.op))
+            error = self._as_error(exc, route.op)
+            if not route.signed_in and error.next_action == "sign_in":
+                self._rates.sign_in_failed(session.conn.remote, time.monotonic())
+            self._refuse(session, frame, error)
         else:
             self.handled += 1
             if not session.closed:
@@ -376,62 +280,15 @@ class Dispatcher:
             raise Unauthenticated
         if route.roles and not route.roles & request.principal.roles:
             raise Forbidden(needs=sorted(route.roles))
+        if self._rates.counts_everywhere(route.op):
+            wait_ms = await self._rates.take_everywhere(request.principal.user_id, route.op)
+            if wait_ms:
+                raise RateLimited(retry_after_ms=wait_ms)
         if not route.mutation:
             return await route.handler(request, data)  # type: ignore[misc]
         if frame.key is None:
             raise KeyRequired
-        principal = request.principal
-        key = request_key(principal.tenant_id, principal.user_id, frame.key, route.op, data)
-        for attempt in range(1, ATTEMPTS_MAX + 1):
-            try:
-                return await self._mutate(request, route, data, key)
-            except REPEATABLE:
-                if attempt == ATTEMPTS_MAX:
-                    raise Conflict("too much happened at once; try again") from None
-        raise AssertionError("unreachable")
-
-    async def _mutate(self, request: Request, route: Route, data: Struct, key: RequestKey) -> Any:
-        """Run the handler and store its reply in one transaction, or give the reply that is stored."""
-        try:
-            if route.shared:
-                request.key_ = key
-                return await route.handler(request, data)  # type: ignore[misc]
-            async with self._outbox.transaction(key.tenant_id) as tx:
-                request.tx_ = tx
-                ok = await route.handler(request, data)  # type: ignore[misc]
-                await remember(tx.conn, key, ok_reply(ok), tx.take_unwritten())
-            return ok
-        except Repeated:
-            return await self._first_reply(key)
-        except TalkmeterError as exc:
-            return await self._refused(key, exc)
-        except Exception as exc:
-            translated = self._translate(exc)
-            if translated is None:
-                raise
-            return await self._refused(key, translated)
-
-    async def _first_reply(self, key: RequestKey) -> Any:
-        async with self._pool.acquire() as conn:
-            stored = await recall(conn, key)
-        if stored is None:
-            raise Conflict("the first request under this key was rolled back; try again")
-        return _unpack(stored)
-
-    async def _refused(self, key: RequestKey, error: TalkmeterError) -> Any:
-        """A repeat is answered with the first answer, also when the work can no longer be done, or was refused."""
-        async with self._pool.acquire() as conn:
-            stored = await recall(conn, key)
-            if stored is not None:
-                return _unpack(stored)
-            if not error.retryable:
-                try:
-                    await remember(conn, key, msgspec.json.encode({"error": error_body(error)}))
-                except Repeated:
-                    stored = await recall(conn, key)
-                    if stored is not None:
-                        return _unpack(stored)
-        raise error
+        return await self._mutations.run(request, route, data, frame.key)
 
     async def _safely_ack(self, session: Session, event_ids: Sequence[str]) -> None:
         if session.principal is None:
@@ -481,23 +338,6 @@ class Dispatcher:
         elif isinstance(error, Draining):
             # It would be closed soon anyway; at once, the client repeats its request where it can begin.
             conn.close(CloseCode.GOING_AWAY, CloseCode.GOING_AWAY.reason)
-
-
-class _StoredError(TalkmeterError):
-    """A refusal that was stored with its key."""
-
-    def __init__(self, body: dict[str, Any]) -> None:
-        super().__init__(body["message"], **body["details"])
-        self.code = body["code"]  # type: ignore[misc]
-        self.retryable = body["retryable"]  # type: ignore[misc]
-        self.next_action = body["next_action"]  # type: ignore[misc]
-
-
-def _unpack(stored: bytes) -> Any:
-    reply = msgspec.json.decode(stored, type=dict[str, Raw])
-    if "ok" in reply:
-        return msgspec.json.decode(reply["ok"])
-    raise _StoredError(msgspec.json.decode(reply["error"], type=dict[str, Any]))
 
 
 def _invalid_data(exc: msgspec.DecodeError) -> InvalidData:

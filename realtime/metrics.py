@@ -39,7 +39,10 @@ HELP: Final = {
     "talkmeter_audit_faults": "Faults that the running audit round has found; anything above 0 needs a human.",
     "talkmeter_audit_clean_ms": "Unix milliseconds of the last audit round that found nothing.",
     "talkmeter_cpu_seconds_total": "CPU time of this process.",
+    "talkmeter_rate_limited_total": "Requests that were refused for their rate, by the limit that did.",
+    "talkmeter_rates_unshared_total": "Requests judged by this node's own rates, because Redis did not answer.",
 }
+LABELS: Final = {"talkmeter_rate_limited_total": "limit"}
 
 
 class Told(msgspec.Struct):
@@ -47,6 +50,7 @@ class Told(msgspec.Struct):
 
     ts_ms: int
     values: dict[str, float]
+    labelled: dict[str, dict[str, float]] = {}
 
 
 class Metrics:
@@ -64,11 +68,17 @@ class Metrics:
         self._key = f"{prefix}:{{metrics}}"
         self._sources: dict[str, Callable[[], float]] = {"talkmeter_cpu_seconds_total": time.process_time}
         self._set: dict[str, float] = {}
+        self._labelled: dict[str, Callable[[], Mapping[str, float]]] = {}
 
     def source(self, name: str, read: Callable[[], float]) -> None:
         """Read a figure when it is asked for. Raises KeyError for a name without help text."""
         HELP[name]
         self._sources[name] = read
+
+    def by_label(self, name: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """Read a figure's parts when they are asked for. Raises KeyError for a name without help text or label."""
+        HELP[name], LABELS[name]
+        self._labelled[name] = read
 
     def set(self, name: str, value: float) -> None:
         """Keep a figure. Raises KeyError for a name without help text."""
@@ -96,7 +106,8 @@ class Metrics:
 
     def _told(self) -> Told:
         values = {name: float(read()) for name, read in self._sources.items()}
-        return Told(time.time_ns() // 1_000_000, values | self._set)
+        labelled = {name: dict(read()) for name, read in self._labelled.items()}
+        return Told(time.time_ns() // 1_000_000, values | self._set, labelled)
 
     async def _all(self) -> dict[str, Told]:
         found: dict[str, Told] = {}
@@ -119,8 +130,11 @@ class _Page:
     def collect(self) -> list[GaugeMetricFamily]:
         families = []
         for name, text in HELP.items():
-            family = GaugeMetricFamily(name, text, labels=["node"])
+            label = LABELS.get(name)
+            family = GaugeMetricFamily(name, text, labels=["node", label] if label else ["node"])
             for node, told in sorted(self._told.items()):
+                for part, value in sorted(told.labelled.get(name, {}).items()):
+                    family.add_metric([node, part], value)
                 if name in told.values:
                     family.add_metric([node], told.values[name])
             families.append(family)

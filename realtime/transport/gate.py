@@ -1,6 +1,7 @@
 """Who may open a socket: totals, totals per address, and the rate of new ones. Imports nothing of the project.
 
-Every refusal is an HTTP answer before the upgrade, so that a refused client learns when to come back.
+Every refusal is an HTTP answer before the upgrade, so that a refused client learns when to come back. A connection
+counts from its first moment, before TLS and before its request.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ TOO_FAST = Refusal(429, "rate_limited", "new sockets come too fast from this add
 
 
 class _Address:
-    __slots__ = ("sockets", "tokens", "tokens_at", "unauthenticated")
+    __slots__ = ("opening", "sockets", "tokens", "tokens_at", "unauthenticated")
 
     def __init__(self, tokens: float, now: float) -> None:
+        self.opening = 0
         self.sockets = 0
         self.unauthenticated = 0
         self.tokens = tokens
@@ -42,16 +44,43 @@ class _Address:
 
 
 class Gate:
-    """Counts sockets by state and address. One per process; every call is O(1) but the sweep."""
+    """Counts connections by state and address. One per process; every call is O(1) but the sweep.
 
-    __slots__ = ("_addresses", "_options", "_swept_at", "sockets", "unauthenticated")
+    Attributes:
+        opening: connections that speak TLS or HTTP.
+        sockets: upgraded ones; `unauthenticated` of them have not signed in.
+    """
+
+    __slots__ = ("_addresses", "_options", "_swept_at", "opening", "sockets", "unauthenticated")
 
     def __init__(self, options: SocketOptions) -> None:
         self._options = options
         self._addresses: dict[str, _Address] = {}
         self._swept_at = 0.0
+        self.opening = 0
         self.sockets = 0
         self.unauthenticated = 0
+
+    def enter(self, peer: str, now: float | None = None) -> Refusal | None:
+        """Count a new connection of `peer`, or say why it may not stay. Proxies that are trusted are never too many."""
+        options = self._options
+        now = monotonic() if now is None else now
+        self._sweep(now)
+        if self.opening + self.sockets >= options.connections_max:
+            return FULL
+        if peer not in options.trusted_proxies:
+            address = self._address(peer, now)
+            if address.opening >= options.unauthenticated_per_ip_max:
+                return ADDRESS_UNAUTHENTICATED
+            address.opening += 1
+        self.opening += 1
+        return None
+
+    def leave(self, peer: str) -> None:
+        """A connection that `enter` let in has gone, or has been upgraded."""
+        if peer not in self._options.trusted_proxies:
+            self._addresses[network(peer)].opening -= 1
+        self.opening -= 1
 
     def admit(self, remote: str, now: float | None = None) -> Refusal | None:
         """Count a new socket of `remote` that has not signed in, or say why it may not come in."""
@@ -105,7 +134,7 @@ class Gate:
             return
         self._swept_at = now
         refilled_s = self._options.accepts_per_ip_burst / self._options.accepts_per_ip_per_s
-        stale = [k for k, a in self._addresses.items() if a.sockets == 0 and now - a.tokens_at > refilled_s]
+        stale = [k for k, a in self._addresses.items() if a.sockets + a.opening == 0 and now - a.tokens_at > refilled_s]
         for key in stale:
             del self._addresses[key]
 

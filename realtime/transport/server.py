@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from .endpoint import Endpoint
 from .gate import Refusal
 from .interface import SocketHandler, Subprotocols
 from .options import SocketOptions
+from .tls import TlsListener
 from .upgrade import HttpProtocol, SocketConfig
 
 BACKLOG = 4_096  # a whole node's clients may reconnect within a second or two
@@ -37,6 +39,7 @@ class ListenOptions:
     sock: socket.socket | None = None
     tls_certificate: str = ""
     tls_key: str = ""
+    tls_handshake_timeout_ms: int = 10_000
     trusted_proxies: tuple[str, ...] = ()
     drain_ms: int = 5_000
 
@@ -89,7 +92,7 @@ class Server:
         self._port = sock.getsockname()[1]
         self.endpoint = Endpoint(self._handler, self._subprotocols, self._options)
         self.endpoint.wheel.start()
-        self._uvicorn = _Uvicorn(self._config(self.endpoint), self.endpoint, self._listen.drain_ms)
+        self._uvicorn = _Uvicorn(self._config(self.endpoint), self.endpoint, self._listen)
         self._task = asyncio.create_task(self._uvicorn.serve(sockets=[sock]), name="uvicorn")
         ready = asyncio.create_task(self._uvicorn.ready.wait(), name="uvicorn ready")
         try:
@@ -184,10 +187,12 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
 class _Uvicorn(uvicorn.Server):
     """uvicorn's server that leaves signals to the composition root and drains sockets before HTTP."""
 
-    def __init__(self, config: SocketConfig, endpoint: Endpoint, drain_ms: int) -> None:
+    def __init__(self, config: SocketConfig, endpoint: Endpoint, listen: ListenOptions) -> None:
         super().__init__(config)
         self._endpoint = endpoint
-        self.drain_ms = drain_ms
+        self._handshake_timeout_ms = listen.tls_handshake_timeout_ms
+        self._tls: list[TlsListener] = []
+        self.drain_ms = listen.drain_ms
         self.ready = asyncio.Event()
 
     @contextlib.contextmanager
@@ -197,13 +202,24 @@ class _Uvicorn(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
-        await super().startup(sockets)
+        context = self.config.ssl
+        await super().startup(sockets if context is None else [])
+        if context is not None:
+            self._tls = [self._tls_listener(sock, context) for sock in sockets or []]
         self.ready.set()
+
+    def _tls_listener(self, sock: socket.socket, context: ssl.SSLContext) -> TlsListener:
+        def make() -> HttpProtocol:
+            return HttpProtocol(self.config, self.server_state, self.lifespan.state)
+
+        return TlsListener(sock, context, backlog=BACKLOG, handshake_timeout_ms=self._handshake_timeout_ms, make=make)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, drain the sockets, then let HTTP requests end."""
         for server in self.servers:
             server.close()
+        for listener in self._tls:
+            await listener.close()
         await self._endpoint.drain(over_ms=self.drain_ms)
         await super().shutdown(sockets)
 

@@ -48,22 +48,42 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = True
         self._asked = False  # a whole request head has come
         self._refused = False
+        self._entered: str | None = None  # the address that the gate counts this connection under
 
     # -- asyncio.Protocol --------------------------------------------------------------------------------------------
+
+    def enter(self, peer: str) -> Refusal | None:
+        """Have the gate count this connection, before TLS if there is any; a refused one is nobody's."""
+        refused = FULL if self.config.endpoint.draining else self.config.endpoint.gate.enter(peer)
+        if refused is None:
+            self._entered = peer
+        return refused
+
+    def leave(self) -> None:
+        """Have the gate count it no longer. Idempotent."""
+        if self._entered is not None:
+            self.config.endpoint.gate.leave(self._entered)
+            self._entered = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the connection a deadline for its first request, or turn it away when there are too many."""
         super().connection_made(transport)
+        if self._entered is None:
+            refused = self.enter(self.client[0] if self.client else "")
+            if refused is not None:
+                # Nobody is waited for here, or what is refused would fill what is left.
+                self._refused = True
+                transport.write(handshake.refusal(refused))
+                transport.close()
+                return
         endpoint = self.config.endpoint
-        if len(self.connections) + endpoint.gate.sockets > endpoint.options.connections_max or endpoint.draining:
-            self._refuse(handshake.refusal(FULL))
-            return
         timeout_s = endpoint.options.request_timeout_ms / 1_000
         self._head_deadline = monotonic() + timeout_s
         endpoint.wheel.add(self, timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline."""
+        self.leave()
         self.config.endpoint.wheel.discard(self)
         super().connection_lost(exc)
 
@@ -142,6 +162,7 @@ class HttpProtocol(HttpToolsProtocol):
             authorization=agreed.authorization,
             deflate=endpoint.deflate(agreed.windows),
         )
+        self.leave()
         self.connections.discard(self)
         endpoint.wheel.discard(self)
         transport.set_protocol(conn)

@@ -14,11 +14,12 @@ import asyncpg
 from realtime.accounts.models import Device
 from realtime.accounts.service import Accounts
 from realtime.accounts.tokens import Identity
-from realtime.dispatch import Dispatcher, Rates, Session
+from realtime.dispatch import Dispatcher, Session
 from realtime.outbox import Outbox, OutboxRow, Planner
 from realtime.protocol.envelope import JSON
 from realtime.protocol.principal import Principal
 from realtime.protocol.registry import Route
+from realtime.rates import Limits, Rate, Rates
 
 ANSWER_TIMEOUT_S = 10.0
 
@@ -117,7 +118,7 @@ class Peers:
         self.dispatcher = Dispatcher(
             outbox=self.outbox,
             pool=pool,
-            rates=Rates(100_000, 100_000),
+            rates=Rates(Limits(connection=Rate(100_000, 100_000))),
             on_closed=self._on_closed,
             on_ack=self._on_ack,
         )

@@ -9,9 +9,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from realtime.calls.handlers import CallHandlers
-from realtime.dispatch import Dispatcher, Rates
+from realtime.dispatch import Dispatcher
 from realtime.protocol.envelope import CODECS, JSON, MSGPACK, Codec
 from realtime.protocol.principal import Principal
+from realtime.rates import Limits, Rate, Rates
 from realtime.wallet.errors import translate
 from realtime.wallet.handlers import WalletHandlers
 from tests.calls.world import World
@@ -69,7 +70,7 @@ class Lines:
         self.dispatcher = Dispatcher(
             outbox=world.outbox,
             pool=world.pool,
-            rates=Rates(1_000, 1_000),
+            rates=Rates(Limits(connection=Rate(1_000, 1_000))),
             on_closed=nothing,
             on_ack=world.calls.acknowledged,
             translate=translate,

@@ -68,3 +68,15 @@ def test_addresses_without_sockets_are_forgotten() -> None:
 )
 def test_one_customer_of_ipv6_counts_as_one_address(remote: str, counted_as: str) -> None:
     assert network(remote) == counted_as
+
+
+def test_connections_count_before_their_upgrade_and_trusted_proxies_are_never_too_many() -> None:
+    door = Gate(SocketOptions(unauthenticated_per_ip_max=2, connections_max=6, trusted_proxies=("proxy",)))
+    assert [door.enter("a", 0) for _ in range(3)] == [None, None, gate.ADDRESS_UNAUTHENTICATED]
+    assert [door.enter("proxy", 0) for _ in range(4)] == [None] * 4
+    assert door.enter("b", 0) is gate.FULL
+    door.leave("a")
+    assert door.enter("a", 0) is None
+    for peer in ("a", "a", "proxy", "proxy", "proxy", "proxy"):
+        door.leave(peer)
+    assert door.opening == 0

@@ -145,6 +145,38 @@ async def test_a_full_node_turns_sockets_and_requests_away(harness: Harness) -> 
     assert int(headers["retry-after"]) > 0
 
 
+async def test_connections_that_ask_nothing_are_bounded_by_address_and_do_not_wait_for_an_answer(
+    harness: Harness,
+) -> None:
+    server = await harness.serve(Recorder(), unauthenticated_per_ip_max=3)
+    assert server.endpoint is not None
+    for _ in range(3):
+        await harness.tcp(server)
+    await Recorder().until(lambda: server.endpoint is not None and server.endpoint.gate.opening == 3)
+    over = await harness.tcp(server)
+    status, headers, _ = await over.request(b"")
+    assert status == 429
+    assert int(headers["retry-after"]) > 0
+    await over.ended()
+    assert server.endpoint.gate.opening == 3
+
+
+async def test_a_thousand_connections_that_ask_nothing_disturb_nobody(harness: Harness) -> None:
+    recorder = Recorder(on_connected=sign_in, answer=echo)
+    server = await harness.serve(
+        recorder, request_timeout_ms=300, tick_ms=10, unauthenticated_per_ip_max=100, connections_max=150
+    )
+    good = await harness.raw(server)
+    for _ in range(20):
+        await asyncio.gather(*(harness.tcp(server) for _ in range(50)))
+        good.send(masked(b"still served"))
+        assert await good.frame() == (frames.TEXT, b"still served")
+        assert server.endpoint is not None
+        assert server.endpoint.gate.opening <= 100
+    await recorder.until(lambda: server.endpoint is not None and server.endpoint.gate.opening == 0)
+    assert not recorder.closes
+
+
 async def test_what_left_is_counted_back(harness: Harness) -> None:
     recorder = Recorder()
     server = await harness.serve(recorder, connections_max=2)

@@ -1,19 +1,11 @@
-"""Starting, draining and stopping; TLS; compression."""
+"""Starting, draining and stopping; compression."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
-import ssl
-from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from realtime.protocol.close_codes import CloseCode
 from realtime.transport import frames
@@ -21,7 +13,7 @@ from realtime.transport.options import SocketOptions
 from realtime.transport.outbox import broadcast
 from realtime.transport.server import ListenOptions, bind
 
-from .sockets import Harness, News, RawClient, Recorder, client, closed_with, echo, masked, sign_in, upgrade_request
+from .sockets import Harness, News, Recorder, client, closed_with, echo, masked, sign_in, upgrade_request
 
 
 async def test_a_drain_closes_every_socket_with_a_retryable_code_and_frees_the_port(harness: Harness) -> None:
@@ -72,48 +64,6 @@ async def test_a_listening_socket_can_be_handed_in(harness: Harness) -> None:
 def test_a_limit_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="outbox_bytes_max"):
         SocketOptions(outbox_bytes_max=0)
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[str, str]:
-    """A self-signed certificate for 127.0.0.1 and its key, as files."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
-    made = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
-    certificate_path, key_path = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    certificate_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return str(certificate_path), str(key_path)
-
-
-async def test_sockets_and_requests_work_over_tls(harness: Harness, certificate: tuple[str, str]) -> None:
-    trust = ssl.create_default_context(cafile=certificate[0])
-    recorder = Recorder(answer=echo)
-    listen = ListenOptions(tls_certificate=certificate[0], tls_key=certificate[1])
-    server = await harness.serve(recorder, listen=listen)
-    async with httpx.AsyncClient(verify=trust) as http:
-        assert (await http.get(f"{server.url}/hello")).status_code == 200
-    async with client(server, ssl=trust) as ws:
-        await ws.send("x" * 50_000)
-        assert await ws.recv() == "x" * 50_000
-    await recorder.until(lambda: recorder.codes == [1000])
-
-
-async def test_a_broken_frame_over_tls_is_closed_with_its_code(harness: Harness, certificate: tuple[str, str]) -> None:
-    trust = ssl.create_default_context(cafile=certificate[0])
-    listen = ListenOptions(tls_certificate=certificate[0], tls_key=certificate[1])
-    server = await harness.serve(Recorder(), listen=listen)
-    raw = await RawClient.open(server.port, tls=trust)
-    await raw.upgrade()
-    raw.send(masked(b"", 0x83))
-    assert await raw.close_code() == frames.PROTOCOL_ERROR
-    await raw.close()
 
 
 async def test_compressed_messages_go_both_ways_and_broadcasts_are_compressed_once(harness: Harness) -> None:
