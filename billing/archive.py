@@ -83,7 +83,7 @@ async def archive_month(
             sums["meter_tax"],
         ):
             raise WrongState(f"the charges of {partition} differ from its meters: audit first")
-        path = folder / f"{partition}.csv.gz"
+        path = _path(folder, partition)
         sha256, charges, blocks = await _export(conn, partition, sums["from_id"], sums["to_id"], path)
         if charges != sums["charges"]:
             raise WrongState(f"{partition}: {charges} rows exported of {sums['charges']}")
@@ -129,6 +129,27 @@ async def drop_month(conn: asyncpg.Connection, partition: str, *, now_ms: int | 
         raise WrongState(f"{row['file']} is not what was written: {partition} stays")
     async with conn.transaction():
         await conn.execute("select billing.drop_partition($1, $2)", now_ms, partition)
+
+
+async def move_archive(conn: asyncpg.Connection, partition: str, folder: Path) -> Path:
+    """Record that the partition's file lies in another folder now, once it is read there as it was written.
+
+    Raises:
+        WrongState: it was not archived.
+        ArchiveUnavailable: there is no such file, or it is another one.
+    """
+    path = _path(folder, partition)
+    sha256 = await conn.fetchval("select sha256 from billing.archives where partition = $1", partition)
+    if sha256 is None:
+        raise WrongState(f"{partition} was not archived")
+    try:
+        found = await asyncio.to_thread(_checksum, path)
+    except OSError as exc:
+        raise ArchiveUnavailable(f"{path} cannot be read: {exc}") from exc
+    if found != sha256:
+        raise ArchiveUnavailable(f"{path} is not what was written")
+    await conn.execute("update billing.archives set file = $2 where partition = $1", partition, str(path))
+    return path
 
 
 def read_archive(path: Path, *, meter_id: UUID | None = None) -> Iterator[tuple[UUID, Pulse]]:
@@ -214,6 +235,11 @@ async def _rows_query(conn: asyncpg.Connection, partition: str, first: UUID, aft
     for name, value in ((":partition", quoted), (":first", f"'{first}'"), (":after", f"'{after}'")):
         query = query.replace(name, value)
     return query
+
+
+def _path(folder: Path, partition: str) -> Path:
+    """Return where the file is, absolute: other processes read it, from wherever they run."""
+    return folder.resolve() / f"{partition}.csv.gz"
 
 
 def _checksum(path: Path) -> str:

@@ -124,7 +124,7 @@ def archive(
     from realtime.dev import archive_charges
 
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    print(_with_database(settings, lambda url: archive_charges(url, month, folder, drop=drop)))
+    print(_with_database(settings, lambda url: archive_charges(url, month, folder.resolve(), drop=drop)))
 
 
 @app.command("migrate")

@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-from billing.archive import archive_month, drop_month
+from billing.archive import archive_month, drop_month, move_archive
 from billing.audit import audit
 from billing.ledger import grant
 from billing.wallets import balance
@@ -120,16 +120,21 @@ async def audit_books(url: str) -> dict[str, Any]:
 
 
 async def archive_charges(url: str, month: str, folder: Path, *, drop: bool) -> str:
-    """Archive the charges of `month` (YYYY-MM) to a file in `folder`; return a line that says what was done.
+    """Archive the charges of `month` (YYYY-MM) to a file in `folder` (absolute); return a line that says what was done.
+
+    When that was done before and the file has been moved to `folder` since, that is recorded.
 
     Raises:
         WrongState: the month cannot be archived or dropped; see billing.archive.
+        ArchiveUnavailable: it was archived elsewhere, and its file is not in `folder`.
     """
     partition = f"charges_{month.replace('-', '')}"
     conn = await asyncpg.connect(url)
     try:
         done: str | None = await conn.fetchval("select file from billing.archives where partition = $1", partition)
-        if done is None:
+        if done is not None and Path(done).parent != folder:
+            done = f"{await move_archive(conn, partition, folder)}: recorded as where the file is now"
+        elif done is None:
             archived = await archive_month(conn, partition, folder)
             done = f"{archived.path}: {archived.charges} charges, {archived.coins} coins, sha256 {archived.sha256}"
         if drop:

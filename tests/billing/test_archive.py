@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from billing import housekeeping, metering, staff, wallets
-from billing.archive import archive_month, drop_month, read_archive
+from billing.archive import archive_month, drop_month, move_archive, read_archive
 from billing.audit import audit
 from billing.errors import ArchiveUnavailable, WrongState
 from billing.tariffs import Tariff
@@ -163,7 +163,13 @@ async def test_damaged_archive_gives_an_error_and_no_receipt(
         await metering.receipt(desk.conn, meter)
     with pytest.raises(ArchiveUnavailable):
         await wallets.balance_at(desk.conn, CALLER, began_ms)
-    path.write_bytes(written)
+    path.unlink(missing_ok=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with pytest.raises(ArchiveUnavailable):
+        await move_archive(owner, path.name.removesuffix(".csv.gz"), elsewhere)
+    (elsewhere / path.name).write_bytes(written)
+    await move_archive(owner, path.name.removesuffix(".csv.gz"), elsewhere)
     assert (await metering.receipt(desk.conn, meter)).spent_coins == 30
 
 
