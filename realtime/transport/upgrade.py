@@ -44,9 +44,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.wheel_slot = -1
         self._head_bytes = 0
-        self._head_deadline = 0.0
         self._in_head = True
-        self._asked = False  # a whole request head has come
+        self._reading = False  # a request has begun to come, or ought to
+        self._deadline = 0.0  # for the rest of it
         self._refused = False
         self._entered: str | None = None  # the address that the gate counts this connection under
 
@@ -76,10 +76,7 @@ class HttpProtocol(HttpToolsProtocol):
                 transport.write(handshake.refusal(refused))
                 transport.close()
                 return
-        endpoint = self.config.endpoint
-        timeout_s = endpoint.options.request_timeout_ms / 1_000
-        self._head_deadline = monotonic() + timeout_s
-        endpoint.wheel.add(self, timeout_s)
+        self._read_within(self.config.endpoint.options.request_timeout_ms)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline."""
@@ -88,9 +85,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, as uvicorn does, with a limit on the head and a way out for upgrades."""
+        """Feed the parser, as uvicorn does, with a limit on the head, a deadline, and a way out for upgrades."""
         if self._refused:
             return
+        if not self._reading:
+            self._read_within(self.config.endpoint.options.request_timeout_ms)
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
@@ -108,27 +107,37 @@ class HttpProtocol(HttpToolsProtocol):
     # -- httptools callbacks -----------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """Start counting the head of a request."""
+        """Start counting the head of a request; the first byte that came after the last one has set its deadline."""
         super().on_message_begin()
         self._in_head = True
+        self._reading = True
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
         """The head is there in time."""
         self._in_head = False
-        self._asked = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The whole request is there in time."""
+        self._reading = False
+        super().on_message_complete()
 
     # -- wheel.Timed -------------------------------------------------------------------------------------------------
 
     def due(self, now: float) -> float:
-        """End a connection that has not sent a whole request head in time; uvicorn bounds the time between requests."""
-        if (self._asked and not self._refused) or self.transport.is_closing():
+        """End a connection whose request has not come in time; uvicorn bounds the silence between requests."""
+        if not (self._reading or self._refused) or self.transport.is_closing():
             return 0
-        if now < self._head_deadline:
-            return self._head_deadline - now
+        if now < self._deadline:
+            return self._deadline - now
         self.transport.abort()
         return 0
+
+    def _read_within(self, timeout_ms: int) -> None:
+        self._reading = True
+        self._deadline = monotonic() + timeout_ms / 1_000
+        self.config.endpoint.wheel.add(self, timeout_ms / 1_000)
 
     # -- the upgrade -------------------------------------------------------------------------------------------------
 
@@ -183,8 +192,6 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write(answer)
         if self.transport.can_write_eof():
             self.transport.write_eof()
-            timeout_s = endpoint.options.close_timeout_ms / 1_000
-            self._head_deadline = monotonic() + timeout_s
-            endpoint.wheel.add(self, timeout_s)
+            self._read_within(endpoint.options.close_timeout_ms)
         else:
             self.transport.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from realtime.protocol.close_codes import CloseCode
 from realtime.transport import frames
 from realtime.transport.connection import Connection
@@ -175,6 +177,32 @@ async def test_a_thousand_connections_that_ask_nothing_disturb_nobody(harness: H
         assert server.endpoint.gate.opening <= 100
     await recorder.until(lambda: server.endpoint is not None and server.endpoint.gate.opening == 0)
     assert not recorder.closes
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"GET /hello HTTP/1.1\r\nX-Slow: ", b"POST /hello HTTP/1.1\r\nContent-Length: 100000\r\n\r\n", b"\r\n"],
+    ids=["head", "body", "nothing"],
+)
+async def test_a_later_request_that_trickles_in_is_cut_off_in_time(harness: Harness, begun: bytes) -> None:
+    server = await harness.serve(Recorder(), request_timeout_ms=150, tick_ms=10)
+    raw = await harness.tcp(server)
+    status, _, _ = await raw.request(b"GET /hello HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert status == 200
+    raw.send(begun)
+
+    async def trickle() -> None:
+        while True:
+            raw.send(begun[:2] if begun == b"\r\n" else b"x")
+            await asyncio.sleep(0.02)
+
+    trickling = asyncio.create_task(trickle())
+    try:
+        await raw.ended()
+    finally:
+        trickling.cancel()
+    assert server.endpoint is not None
+    assert server.endpoint.gate.opening == 0
 
 
 async def test_what_left_is_counted_back(harness: Harness) -> None:
