@@ -23,13 +23,13 @@ from realtime.accounts.service import SignedIn as Admitted
 from realtime.accounts.sign_ins import UNREACHABLE
 from realtime.accounts.tokens import Identity, Verifiers
 from realtime.broker import Position, Replay, user_stream
-from realtime.dispatch import Request, Session
 from realtime.hub import Hub
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import Event
 from realtime.protocol.errors import Conflict, TalkmeterError, TokenExpired, TokenInvalid, Unauthenticated
 from realtime.protocol.principal import Principal
 from realtime.protocol.registry import Empty, EventType, Route
+from realtime.request import Request, Session
 from realtime.transport.interface import Socket
 
 log = structlog.get_logger()

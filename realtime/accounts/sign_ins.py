@@ -21,7 +21,8 @@ from realtime.protocol.errors import Unavailable
 BATCH_MAX: Final = 500  # about 30 ms of PostgreSQL's time: what the last in a batch waits at most
 PENDING_MAX: Final = 50_000  # all sockets of a node, twice over; beyond it clients are told to wait
 LANES: Final = 2  # one is prepared while the other waits for the disk; a connection each
-REPEATS_MAX: Final = 3  # of a batch that PostgreSQL asks to repeat
+REPEATS_MAX: Final = 3  # of a batch that may go well the next time
+REPEAT_PAUSE_S: Final = 0.05  # in which the loop hears that connections have ended
 TIMEOUT_S: Final = 8.0  # of a statement: below a handler's patience, so that clients hear what it was
 RETRY_AFTER_MS: Final = 1_000
 
@@ -35,7 +36,8 @@ UNREACHABLE: Final = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
 )
-REPEATABLE: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+# The last is what asyncpg says of a pooled connection that the server ended a moment ago; the next one is another.
+REPEATABLE: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.InternalClientError)
 
 
 class _Waiting(NamedTuple):
@@ -122,6 +124,7 @@ class SignIns:
                 return
             except REPEATABLE as exc:
                 failure = exc
+                await asyncio.sleep(REPEAT_PAUSE_S)
             except Exception as exc:
                 failure = exc
                 break

@@ -40,7 +40,7 @@ Client = Any
 class Backend:
     """The Redis of this process. Making it opens no connection, so it can be made while Redis is down."""
 
-    __slots__ = ("_cluster", "_sentinel", "_wire", "client", "url")
+    __slots__ = ("_cluster", "_opening", "_sentinel", "_wire", "client", "url")
 
     def __init__(self, url: str) -> None:
         """Raises BadRedisUrl (a ValueError) when `url` cannot be read."""
@@ -48,6 +48,7 @@ class Backend:
         self._sentinel: Sentinel | None = None
         self._cluster: RedisCluster | None = None
         self._wire: Wire | None = None
+        self._opening = asyncio.Lock()
         match self.url.kind:
             case "single":
                 self.client: Client = _single(self.url)
@@ -110,7 +111,7 @@ class Backend:
             return replies
         wire = self._wire
         if wire is None or wire.closed:
-            wire = self._wire = await self._open_wire()
+            wire = await self._opened()
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 replies = await wire.run(commands)
@@ -142,6 +143,13 @@ class Backend:
         if self._sentinel is not None:
             for sentinel in self._sentinel.sentinels:
                 await sentinel.aclose()
+
+    async def _opened(self) -> Wire:
+        async with self._opening:  # several callers need it at once, and share it
+            wire = self._wire
+            if wire is None or wire.closed:
+                wire = self._wire = await self._open_wire()
+            return wire
 
     async def _open_wire(self) -> Wire:
         url = self.url

@@ -165,9 +165,13 @@ class Broker:
         Raises:
             Unavailable: nobody may have been told.
         """
+        return await self.begin_announce(stream, event, data).wait()
+
+    def begin_announce(self, stream: str, event: str, data: bytes) -> Later[int]:
+        """Do as `announce`, and let the caller go on before the answer is there."""
         channel = self.keys.channel(stream)
         payload = pack_ephemeral(event, time.time_ns() // 1_000_000, data)
-        return int(await self._pipeline.command(self._publish, channel, payload, key=channel))
+        return Later(self._pipeline.command(self._publish, channel, payload, key=channel), int)
 
     # Listening.
 

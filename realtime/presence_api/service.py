@@ -233,9 +233,10 @@ class Presence:
         hosts = [state for state in states if state.host]
         if hosts:
             await self._board.update(hosts)
-        await asyncio.gather(
-            *(self._broker.announce(presence_topic(state.user_id), NEWS, news_of(state)) for state in states)
-        )
+        for told in [
+            self._broker.begin_announce(presence_topic(state.user_id), NEWS, news_of(state)) for state in states
+        ]:
+            await told.wait()
 
 
 class _Lane:

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.accounts.keys import KeyRing
 from realtime.accounts.jws import TOKEN_CHARS_MAX
+from realtime.accounts.keys import KeyRing
 from realtime.accounts.tokens import CLOCK_SKEW_MS, JwtVerifier, Verifiers, mint
 from realtime.protocol.errors import TokenExpired, TokenInvalid
 
