@@ -13,30 +13,26 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, cast
-from uuid import UUID
+from typing import Any, Final
 
 import asyncpg
 import msgspec
 import structlog
 from starlette.applications import Starlette
 
-from billing.audit import Auditor, AuditReport
+from billing.audit import Auditor
 from billing.worker import MeterWorker
 from presence.tracker import Tracker
 from realtime.accounts.firebase import FirebaseVerifier
-from realtime.accounts.handlers import EVENTS as ACCOUNT_EVENTS
 from realtime.accounts.handlers import AccountHandlers
 from realtime.accounts.keys import KeyRing, load_keys
 from realtime.accounts.service import Accounts
 from realtime.accounts.tokens import JwtVerifier, Verifier, Verifiers
 from realtime.broker import Broker, user_stream
-from realtime.calls.handlers import EVENTS as CALL_EVENTS
 from realtime.calls.handlers import CallHandlers
-from realtime.channels.handlers import EVENTS as CHANNEL_EVENTS
+from realtime.catalog import Handlers
 from realtime.channels.handlers import ChannelHandlers
 from realtime.channels.service import Channels
-from realtime.chat.handlers import EVENTS as CHAT_EVENTS
 from realtime.chat.handlers import ChatHandlers
 from realtime.chat.service import Chat
 from realtime.config import Settings
@@ -44,29 +40,24 @@ from realtime.database import open_pool
 from realtime.dev import DevGrant, prepare_user
 from realtime.dispatch import Dispatcher
 from realtime.hub import Hub
-from realtime.idempotency import purge
 from realtime.ids import new_id
-from realtime.joints import Arrivals, BrokerPublisher, CallParts, Marks, split
+from realtime.joints import Arrivals, BrokerPublisher, CallParts, Marks
+from realtime.listening import listen_options, socket_options
 from realtime.metrics import Metrics
 from realtime.outbox import Outbox
-from realtime.presence_api.handlers import EVENTS as PRESENCE_EVENTS
 from realtime.presence_api.handlers import PresenceHandlers
 from realtime.presence_api.service import Presence
 from realtime.protocol.envelope import CODECS
 from realtime.protocol.principal import Principal
-from realtime.protocol.registry import EventType, Route
-from realtime.push.handlers import EVENTS as PUSH_EVENTS
 from realtime.push.handlers import PushHandlers
 from realtime.push.parts import PushParts
 from realtime.push.service import Pushes
 from realtime.rates import Rates, SharedRates, read_limits
-from realtime.session import EVENTS as SESSION_EVENTS
 from realtime.session import Sessions
-from realtime.transport.options import SocketOptions
 from realtime.transport.outbox import broadcast
-from realtime.transport.server import ListenOptions, Server
+from realtime.transport.server import Server
+from realtime.upkeep import observe_audit, observe_meter_fault, purge
 from realtime.wallet.errors import translate
-from realtime.wallet.handlers import EVENTS as WALLET_EVENTS
 from realtime.wallet.handlers import WalletHandlers
 from realtime.wallet.service import Wallets
 from realtime.web import http
@@ -77,46 +68,7 @@ HUB: Final = "hub"
 JOBS: Final = "jobs"
 READY_TIMEOUT_S: Final = 2.0
 POOL_CLOSE_TIMEOUT_S: Final = 5.0
-PURGE_EVERY_S: Final = 300.0
-PURGE_BATCHES_MAX: Final = 1_000  # what 5 minutes of the busiest node leave, with room to catch up
 DEV_TOKEN_S: Final = 86_400
-
-
-class Handlers(Protocol):
-    """What a feature gives to dispatch."""
-
-    def routes(self) -> list[Route]: ...
-
-
-def route_table() -> list[Route]:
-    """Return the rows of every operation, for the documents; their handlers have no parts behind them."""
-    nothing = cast(Any, None)
-    handlers: list[Handlers] = [
-        Sessions.__new__(Sessions),
-        AccountHandlers(nothing),
-        PresenceHandlers(nothing),
-        CallHandlers(nothing),
-        WalletHandlers(nothing),
-        ChatHandlers(nothing),
-        PushHandlers(nothing),
-        ChannelHandlers(nothing, nothing),
-    ]
-    return [route for handler in handlers for route in handler.routes()]
-
-
-def event_table() -> list[EventType]:
-    """Return the rows of every event."""
-    tables: tuple[Sequence[EventType], ...] = (
-        SESSION_EVENTS,
-        ACCOUNT_EVENTS,
-        PRESENCE_EVENTS,
-        CALL_EVENTS,
-        WALLET_EVENTS,
-        CHAT_EVENTS,
-        PUSH_EVENTS,
-        CHANNEL_EVENTS,
-    )
-    return [event for table in tables for event in table]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,10 +200,10 @@ class App:
         self._spawn(calls.deadlines.run(), "deadlines")
         self._spawn(calls.news.run(), "meter news")
         self._spawn(
-            MeterWorker(pool, wake=calls.news.wake, on_fault=partial(_observe_meter_fault, metrics)).run(), "meters"
+            MeterWorker(pool, wake=calls.news.wake, on_fault=partial(observe_meter_fault, metrics)).run(), "meters"
         )
-        self._spawn(_purge(pool, parts.pushes), "purge")
-        self._spawn(Auditor(pool, observe=partial(_observe_audit, metrics)).run(), "audit")
+        self._spawn(purge(pool, parts.pushes), "purge")
+        self._spawn(Auditor(pool, observe=partial(observe_audit, metrics)).run(), "audit")
         if parts.push is not None:
             self._spawn(parts.push.worker.run(), "push")
 
@@ -371,40 +323,8 @@ class App:
         return dispatcher
 
     async def _listen(self, dispatcher: Dispatcher, app: Starlette, sock: socket.socket | None) -> None:
-        settings = self.settings
         server = Server(
-            app,
-            dispatcher,
-            CODECS,
-            listen=ListenOptions(
-                host=settings.host,
-                port=settings.port,
-                sock=sock,
-                tls_certificate=settings.tls_certificate,
-                tls_key=settings.tls_key,
-                tls_handshake_timeout_ms=settings.tls_handshake_timeout_ms,
-                trusted_proxies=split(settings.trusted_proxies),
-                drain_ms=settings.drain_ms,
-            ),
-            sockets=SocketOptions(
-                origins=split(settings.allowed_origins),
-                trusted_proxies=split(settings.trusted_proxies),
-                message_bytes_max=settings.frame_bytes_max,
-                outbox_bytes_max=settings.outbox_bytes_max,
-                connections_max=settings.connections_max,
-                unauthenticated_max=settings.unauthenticated_max,
-                unauthenticated_per_ip_max=settings.unauthenticated_per_ip_max,
-                connections_per_ip_max=settings.connections_per_ip_max,
-                accepts_per_ip_per_s=settings.accepts_per_ip_per_s,
-                accepts_per_ip_burst=settings.accepts_per_ip_burst,
-                request_timeout_ms=settings.request_timeout_ms,
-                sign_in_timeout_ms=settings.sign_in_timeout_ms,
-                heartbeat_ms=settings.heartbeat_ms,
-                # A request is one frame; pongs, acks of transport and fragments come on top.
-                frames_per_s=2 * settings.requests_per_s,
-                frames_burst=2 * settings.requests_burst,
-                compression=settings.compression,
-            ),
+            app, dispatcher, CODECS, listen=listen_options(self.settings, sock), sockets=socket_options(self.settings)
         )
         await server.start()
         self._server = server
@@ -453,43 +373,9 @@ class App:
         return {"token": token, "user": user.user}
 
 
-def _observe_audit(metrics: Metrics, report: AuditReport) -> None:
-    metrics.set("talkmeter_audit_faults", sum(check.faults for check in report.checks))
-    if report.complete and report.ok:
-        metrics.set("talkmeter_audit_clean_ms", time.time_ns() // 1_000_000)
-    for fault in report.faults if report.complete else ():
-        log.error("books_wrong", rule=fault.rule, key=fault.key, detail=fault.detail)
-
-
-def _observe_meter_fault(metrics: Metrics, meter_id: UUID, error: str) -> None:
-    metrics.add("talkmeter_meter_faults", 1)
-    log.error("meter_set_aside", meter_id=str(meter_id), error=error)
-
-
 async def _whisper(broker: Broker, user_id: int, event: str, data: msgspec.Struct) -> None:
     """Send an event that may be lost to a user's live sockets."""
     await broker.publish_ephemeral(user_stream(user_id), event, msgspec.json.encode(data))
-
-
-async def _purge(pool: asyncpg.Pool, pushes: Pushes) -> None:
-    """Forget old replies and the push ledger's old rows, in small batches, until cancelled."""
-
-    async def replies() -> int:
-        async with pool.acquire() as conn:
-            return await purge(conn)
-
-    async def ledger() -> int:
-        return await pushes.purge(now_ms=time.time_ns() // 1_000_000)
-
-    while True:
-        await asyncio.sleep(PURGE_EVERY_S)
-        for batch in (replies, ledger):
-            try:
-                for _ in range(PURGE_BATCHES_MAX):
-                    if not await batch():
-                        break
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
-                log.warning("purge_failed", error=repr(exc))
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

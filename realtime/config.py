@@ -164,6 +164,11 @@ def to_environ(settings: Settings) -> dict[str, str]:
     }
 
 
+def split(text: str) -> tuple[str, ...]:
+    """Return the parts of a comma-separated setting."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _check_one(name: str, value: object) -> None:
     hints = get_type_hints(Settings, include_extras=True)
     try:

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from billing.examples import document as tariffs_document
-from realtime.app import event_table, route_table
 from realtime.calls.document import document as calls_document
+from realtime.catalog import event_table, route_table
 from realtime.config import PREFIX, Settings
 from realtime.protocol.asyncapi import markdown, render_asyncapi
 

@@ -27,7 +27,7 @@ from realtime.calls.service import Calls
 from realtime.calls.store import CallStore
 from realtime.calls.workers import Deadlines, MeterNews, Proofs
 from realtime.channels.service import Channels
-from realtime.config import Settings, SettingsError
+from realtime.config import Settings, SettingsError, split
 from realtime.media.agora import AgoraProvider
 from realtime.media.provider import MediaError, MediaProvider
 from realtime.media.webrtc import WebRtcProvider
@@ -215,8 +215,3 @@ def media_provider(settings: Settings) -> MediaProvider:
         )
     except MediaError as exc:
         raise SettingsError(f"the media settings are wrong: {exc}") from None
-
-
-def split(text: str) -> tuple[str, ...]:
-    """Return the parts of a comma-separated setting."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from realtime.app import event_table, route_table
+from realtime.catalog import event_table, route_table
 from realtime.documents import documents
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

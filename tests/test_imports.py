@@ -14,6 +14,8 @@ FEATURES = ("accounts", "calls", "channels", "chat", "media", "presence_api", "p
 # Who joins the parts: these may import everything.
 COMPOSITION = {
     "realtime/app.py",
+    "realtime/catalog.py",
+    "realtime/upkeep.py",
     "realtime/joints.py",
     "realtime/serve.py",
     "realtime/cli.py",

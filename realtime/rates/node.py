@@ -7,6 +7,7 @@ from it costs a comparison and an addition.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Final, Protocol
 
@@ -52,13 +53,16 @@ class Rates:
     """
 
     __slots__ = (
-        "_actions", "_addresses", "_failures", "_interval_s", "_room_s", "_shared", "_user", "_users", "refused",
+        "_actions", "_addresses", "_failures", "_interval_s", "_room_s", "_shared", "_user_interval_s", "_user_room_s",
+        "_users", "refused",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, shared: SharedRates | None = None) -> None:
+        # Copied out of the table: these are read for every request.
         self._interval_s = limits.connection.interval_s
         self._room_s = limits.connection.room_s
-        self._user = limits.user
+        self._user_interval_s = limits.user.interval_s if limits.user else 0.0
+        self._user_room_s = limits.user.room_s if limits.user else math.inf
         self._actions = limits.actions
         self._failures = limits.failed_sign_ins
         self._shared = shared
@@ -78,32 +82,31 @@ class Rates:
         if full_at < now:
             full_at = now
         full_at += cost * self._interval_s
-        over_s = full_at - now - self._room_s
-        if over_s > 0:
-            return self._refuse("connection", over_s)
+        if full_at - now > self._room_s:
+            return self._refuse("connection", full_at - now - self._room_s)
         session.full_at = full_at
         user = session.allowance
         if user is None:
             if session.principal is None:
                 return 0
             user = session.allowance = self._allowance(session.principal.user_id)
-        return self._take_of_user(user, op, cost, now)
+        full_at = user.full_at
+        if full_at < now:
+            full_at = now
+        full_at += cost * self._user_interval_s
+        if full_at - now > self._user_room_s:
+            return self._refuse("user", full_at - now - self._user_room_s)
+        user.full_at = full_at
+        return self._take_action(user, op, now) if op in self._actions else 0
 
-    def _take_of_user(self, user: Allowance, op: str, cost: int, now: float) -> int:
-        rate = self._user
-        if rate is not None:
-            full_at = max(user.full_at, now) + cost * rate.interval_s
-            if full_at - now > rate.room_s:
-                return self._refuse("user", full_at - now - rate.room_s)
-            user.full_at = full_at
-        rate = self._actions.get(op)
-        if rate is not None:
-            if user.actions is None:
-                user.actions = {}
-            full_at = max(user.actions.get(op, 0.0), now) + rate.interval_s
-            if full_at - now > rate.room_s:
-                return self._refuse(op, full_at - now - rate.room_s)
-            user.actions[op] = full_at
+    def _take_action(self, user: Allowance, op: str, now: float) -> int:
+        rate = self._actions[op]
+        if user.actions is None:
+            user.actions = {}
+        full_at = max(user.actions.get(op, 0.0), now) + rate.interval_s
+        if full_at - now > rate.room_s:
+            return self._refuse(op, full_at - now - rate.room_s)
+        user.actions[op] = full_at
         return 0
 
     def counts_everywhere(self, op: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import realtime
-from realtime.app import event_table, route_table
+from realtime.catalog import event_table, route_table
 from realtime.client import ACKED_EVENTS, MUTATIONS
 
 PACKAGE = Path(realtime.__file__).parent / "web" / "client"

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from realtime.app import route_table
+from realtime.catalog import route_table
 from realtime.config import Settings, SettingsError, load
 from realtime.protocol.principal import Principal
 from realtime.rates import ACTIONS, Limits, Rate, Rates, read_limits
