@@ -14,6 +14,7 @@ AWAY: Final = "a:"
 REVOKED: Final = "o"  # the field with the instant before which issued tokens are refused
 _CONNECTION: Final = CONNECTION.encode()
 _AWAY: Final = AWAY.encode()
+_REVOKED: Final = REVOKED.encode()
 _MODES: Final = {mode.value.encode(): mode for mode in Mode}
 
 
@@ -54,67 +55,66 @@ class UserState(Struct, frozen=True):
         return self.status is not Status.OFFLINE or self.bookable
 
 
-def read(user_id: int, flat: Sequence[bytes], alive: Collection[str]) -> UserState:
-    """Return the state that a record tells; connections of nodes that are not alive do not count.
+class Record:
+    """A user's record as Redis gave it: field, value, field, value, ...
 
-    Args:
-        user_id: whose record it is.
-        flat: field, value, field, value, ... as HGETALL gives it.
-        alive: names of the nodes that live.
+    Attributes:
+        connections: (node, device) of each.
     """
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    sockets = away_sockets = 0
-    for name, device in fields.items():
-        if name.startswith(_CONNECTION) and _node(name) in alive:
-            sockets += 1
-            away_sockets += _AWAY + device in fields
-    inputs = Inputs(
-        active_sockets=sockets - away_sockets,
-        away_sockets=away_sockets,
-        push_reachable=b"p" in fields,
-        busy=b"b" in fields,
-        reserved=b"r" in fields,
-        mode=_MODES[fields.get(b"m", b"available")],
-    )
-    now = standing(inputs)
-    return UserState(
-        user_id=user_id,
-        tenant_id=int(fields.get(b"t", 0)),
-        external_id=fields.get(b"x", b"").decode(),
-        host=b"h" in fields,
-        status=now.status,
-        bookable=now.bookable,
-        rings=rings(inputs),
-        busy=inputs.busy,
-        sockets=sockets,
-        last_seen_ms=int(fields.get(b"s", 0)),
-        version=int(fields.get(b"v", 0)),
-    )
 
+    __slots__ = ("_fields", "connections")
 
-def revoked_ms(flat: Sequence[bytes]) -> int:
-    """Return the instant (unix ms) before which issued tokens are refused; 0 when the user never signed out of all."""
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return int(fields.get(REVOKED.encode(), 0))
+    def __init__(self, flat: Sequence[bytes]) -> None:
+        self._fields = fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        self.connections = [
+            (name[2 : name.rindex(b":")].decode(), device)
+            for name, device in fields.items()
+            if name.startswith(_CONNECTION)
+        ]
 
+    @property
+    def revoked_ms(self) -> int:
+        """The instant (unix ms) before which issued tokens are refused; 0 when the user never signed out of all."""
+        return int(self._fields.get(_REVOKED, 0))
 
-def connections_of(flat: Sequence[bytes], device_id: str, alive: Collection[str]) -> int:
-    """Return how many live connections a device has, on all nodes."""
-    device = device_id.encode()
-    return sum(
-        name.startswith(_CONNECTION) and value == device and _node(name) in alive
-        for name, value in zip(flat[::2], flat[1::2], strict=True)
-    )
+    def connections_of(self, device_id: str, alive: Collection[str]) -> int:
+        """Return how many live connections a device has, on all nodes."""
+        wanted = device_id.encode()
+        return sum(device == wanted and node in alive for node, device in self.connections)
+
+    def state(self, user_id: int, alive: Collection[str]) -> UserState:
+        """Return the state that it tells; connections of nodes that are not alive do not count.
+
+        Args:
+            user_id: whose record it is.
+            alive: names of the nodes that live.
+        """
+        fields = self._fields
+        live = [device for node, device in self.connections if node in alive]
+        away_sockets = sum(_AWAY + device in fields for device in live)
+        inputs = Inputs(
+            active_sockets=len(live) - away_sockets,
+            away_sockets=away_sockets,
+            push_reachable=b"p" in fields,
+            busy=b"b" in fields,
+            reserved=b"r" in fields,
+            mode=_MODES[fields.get(b"m", b"available")],
+        )
+        now = standing(inputs)
+        return UserState(
+            user_id=user_id,
+            tenant_id=int(fields.get(b"t", 0)),
+            external_id=fields.get(b"x", b"").decode(),
+            host=b"h" in fields,
+            status=now.status,
+            bookable=now.bookable,
+            rings=rings(inputs),
+            busy=inputs.busy,
+            sockets=len(live),
+            last_seen_ms=int(fields.get(b"s", 0)),
+            version=int(fields.get(b"v", 0)),
+        )
 
 
 def connection_field(node: str, connection_id: int) -> str:
     return f"{CONNECTION}{node}:{connection_id}"
-
-
-def node_names(flat: Sequence[bytes]) -> set[str]:
-    """Return the nodes that a record's connections name."""
-    return {_node(name) for name in flat[::2] if name.startswith(_CONNECTION)}
-
-
-def _node(field: bytes) -> str:
-    return field[len(_CONNECTION) : field.rindex(b":")].decode()

@@ -23,12 +23,9 @@ from presence.record import (
     AWAY,
     CONNECTION,
     REVOKED,
+    Record,
     UserState,
     connection_field,
-    connections_of,
-    node_names,
-    read,
-    revoked_ms,
 )
 from presence.states import Mode
 
@@ -163,14 +160,14 @@ class Tracker:
 
     async def _arrived(self, user_id: int, device_id: str, answer: asyncio.Future[Any]) -> Arrived | None:
         try:
-            changed = await answer
-            state = (await self._judge([(user_id, changed)]))[user_id]
+            _, before, flat = await answer
+            record = Record(flat)
+            state = (await self._judge([(user_id, Record(before), record)]))[user_id]
         except PresenceUnavailable:
             self._dirty.add(user_id)
             return None
-        record = changed[2]
-        twins = connections_of(record, device_id, self._nodes.alive) - 1
-        return Arrived(state, max(0, twins), revoked_ms(record))
+        twins = record.connections_of(device_id, self._nodes.alive) - 1
+        return Arrived(state, max(0, twins), record.revoked_ms)
 
     async def disconnected(self, user_id: int, connection_id: int) -> UserState | None:
         """Take a connection off; return the user's state, or None while Redis is down."""
@@ -241,10 +238,10 @@ class Tracker:
             PresenceUnavailable: Redis cannot be reached.
         """
         answers = [(user_id, self._batch.command("HGETALL", self._key(user_id))) for user_id in user_ids]
-        flats = {user_id: _flat(await answer) for user_id, answer in answers}
-        await self._look_up(flats.values())
+        records = {user_id: Record(_flat(await answer)) for user_id, answer in answers}
+        await self._look_up(records.values())
         alive = self._nodes.alive
-        return {user_id: read(user_id, flat, alive) for user_id, flat in flats.items()}
+        return {user_id: record.state(user_id, alive) for user_id, record in records.items()}
 
     async def online(self, user_ids: Collection[int]) -> set[int]:
         """Return those with a live socket on any node. Raises PresenceUnavailable."""
@@ -305,8 +302,11 @@ class Tracker:
             also_alive: a node that counted until now, so that what its end changes is seen as a change.
             tell_all: tell of every user: an earlier write may have changed the record without an answer.
         """
-        answers = [(user_id, await answer) for user_id, answer in self._submit(user_ids, steps)]
-        return await self._judge(answers, also_alive=also_alive, tell_all=tell_all)
+        changes = []
+        for user_id, answer in self._submit(user_ids, steps):
+            _, before, after = await answer
+            changes.append((user_id, Record(before), Record(after)))
+        return await self._judge(changes, also_alive=also_alive, tell_all=tell_all)
 
     def _submit(
         self, user_ids: Sequence[int], steps: Callable[[int], list[str]]
@@ -328,15 +328,15 @@ class Tracker:
         return answers
 
     async def _judge(
-        self, answers: Sequence[tuple[int, Sequence[Any]]], *, also_alive: str = "", tell_all: bool = False
+        self, changes: Sequence[tuple[int, Record, Record]], *, also_alive: str = "", tell_all: bool = False
     ) -> dict[int, UserState]:
-        """Read what change.lua answered, tell of those whose standing changed, and return the states."""
-        await self._look_up(after for _, (_, _, after) in answers)
+        """Tell of users whose standing differs between the record before and after, and return the states."""
+        await self._look_up([after for _, _, after in changes])
         alive = self._nodes.alive
         before_alive = alive | {also_alive} if also_alive else alive
         found, changed = {}, []
-        for user_id, (_, before, after) in answers:
-            was, now = read(user_id, before, before_alive), read(user_id, after, alive)
+        for user_id, before, after in changes:
+            was, now = before.state(user_id, before_alive), after.state(user_id, alive)
             found[user_id] = now
             if tell_all or was.standing != now.standing or was.host != now.host:
                 changed.append(now)
@@ -344,8 +344,8 @@ class Tracker:
             self._on_change(changed)
         return found
 
-    async def _look_up(self, flats: Iterable[Sequence[bytes]]) -> None:
-        await self._nodes.look_up({name for flat in flats for name in node_names(flat)})
+    async def _look_up(self, records: Iterable[Record]) -> None:
+        await self._nodes.look_up({node for record in records for node, _ in record.connections})
 
     # Upkeep.
 

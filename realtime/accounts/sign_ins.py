@@ -21,6 +21,9 @@ from realtime.protocol.errors import Unavailable
 BATCH_MAX: Final = 500  # about 30 ms of PostgreSQL's time: what the last in a batch waits at most
 PENDING_MAX: Final = 50_000  # all sockets of a node, twice over; beyond it clients are told to wait
 LANES: Final = 2  # one is prepared while the other waits for the disk; a connection each
+# A batch starts this long after the one before, unless it is full. What follows it (subscribing, resuming, presence)
+# keeps together, so the pace makes the batches of all that larger. Whoever comes after a pause does not wait.
+GATHER_MS: Final = 10
 REPEATS_MAX: Final = 3  # of a batch that may go well the next time
 REPEAT_PAUSE_S: Final = 0.05  # in which the loop hears that connections have ended
 TIMEOUT_S: Final = 8.0  # of a statement: below a handler's patience, so that clients hear what it was
@@ -60,6 +63,7 @@ class SignIns:
         self._pending: deque[_Waiting] = deque()
         self._lanes: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._next_start_s = 0.0
         self.batches = 0
 
     async def sign_in(self, asked: SignIn) -> SignInRow | None:
@@ -88,12 +92,23 @@ class SignIns:
         await asyncio.gather(*self._lanes, return_exceptions=True)
 
     async def _drain(self) -> None:
-        while batch := self._next():
+        while self._pending:
+            await self._pace()
+            batch = self._next()
             try:
                 await self._settle(batch)
             except asyncio.CancelledError:
                 _fail(batch, "the node stops")
                 raise
+
+    async def _pace(self) -> None:
+        """Wait until the next batch may start: it is full, or the start of the last one is a while ago."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        start_s = max(now_s, self._next_start_s)
+        self._next_start_s = start_s + GATHER_MS / 1000
+        if start_s > now_s and len(self._pending) < BATCH_MAX:
+            await asyncio.sleep(start_s - now_s)
 
     def _next(self) -> list[_Waiting]:
         """Take what may go together: no user twice; the others keep their turn."""
@@ -114,9 +129,9 @@ class SignIns:
         return batch
 
     async def _settle(self, batch: Sequence[_Waiting]) -> None:
-        """Give each of a batch its answer; on an unexpected failure halve it until the culprit is alone."""
+        """Give each of a batch (it may be empty) its answer; on an unexpected failure halve it to find the culprit."""
         failure: Exception | None = None
-        for _ in range(REPEATS_MAX):
+        for _ in range(REPEATS_MAX if batch else 0):
             try:
                 rows = await self._book(batch)
             except UNREACHABLE as exc:
@@ -137,7 +152,7 @@ class SignIns:
             half = len(batch) // 2
             await self._settle(batch[:half])
             await self._settle(batch[half:])
-        elif not batch[0].answer.done():
+        elif batch and not batch[0].answer.done():
             batch[0].answer.set_exception(failure or AssertionError("unreachable"))
 
     async def _book(self, batch: Sequence[_Waiting]) -> list[SignInRow | None]:

