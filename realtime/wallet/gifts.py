@@ -85,7 +85,7 @@ class GiftDesk:
             try:
                 outcomes |= await self._transact(fresh)
             except _Answered as exc:
-                outcomes |= dict.fromkeys(exc.keys, Repeated())
+                outcomes |= {key: Repeated() for key in exc.keys}
         return [outcomes[order.key] for order in orders]
 
     async def _transact(self, orders: Sequence[Order]) -> dict[RequestKey, SendOk | Exception | None]:
