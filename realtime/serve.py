@@ -27,10 +27,11 @@ from realtime.supervisor import supervise
 log = structlog.get_logger()
 
 WATCH_ENGINES_S = 0.5
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # each drains; SIGHUP comes from a terminal that is closed
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or Ctrl-C; return the exit status."""
+    """Serve until SIGTERM, SIGHUP or Ctrl-C; return the exit status. With workers SIGHUP is a rolling restart."""
     began = time.monotonic()
     with _engines(settings) as (ready, engines):
         asyncio.run(migrate(ready.migrate_url or ready.database_url))
@@ -72,7 +73,7 @@ async def _run(
 ) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for sig in (signal.SIGTERM, signal.SIGINT):
+    for sig in ENDING:
         loop.add_signal_handler(sig, stop.set)
     app = App(settings, roles)
     await app.start(sock)
@@ -88,7 +89,7 @@ async def _run(
                 status = 1
                 break
     finally:
-        for sig in (signal.SIGTERM, signal.SIGINT):
+        for sig in ENDING:
             # A second signal ends at once.
             loop.remove_signal_handler(sig)
             signal.signal(sig, signal.SIG_DFL)

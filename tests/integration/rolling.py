@@ -22,7 +22,8 @@ import psutil
 from tests.integration.node import Node, running, until
 from tests.integration.traffic import Crowd, crowd
 
-ROLL_TIMEOUT_S = 60.0
+ROLL_TIMEOUT_S = 150.0  # three processes, each with a start and a drain, on a machine that may be busy
+DRAIN_MS = 2_000
 ROLES = ("hub", "jobs")
 
 
@@ -56,13 +57,15 @@ async def play(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     """Restart an embedded server again and again under traffic, and kill its jobs in between; return what happened."""
     moves: Counter[str] = Counter()
     data = folder / "data"
-    async with running(folder, "--workers", str(options.workers), "--data-dir", str(data)) as node:
+    arguments = ("--workers", str(options.workers), "--data-dir", str(data))
+    async with running(folder, *arguments, drain_ms=DRAIN_MS) as node:
         owner = await asyncpg.connect(json.loads((data / "engines.json").read_text())["database_url"])
         try:
             async with crowd(
                 node, [node.socket_url], owner, talking=options.talking, ringing=options.ringing
             ) as everybody:
-                for _ in range(options.rounds):
+                for number in range(options.rounds):
+                    print(f"round {number + 1}", file=sys.stderr, flush=True)
                     await replace_workers(node, everybody)
                     await everybody.go_on()
                     for jobs in workers(node, "jobs"):
@@ -70,6 +73,9 @@ async def play(folder: Path, options: argparse.Namespace) -> dict[str, object]:
                     await everybody.go_on()
                 moves = everybody.moves()
             pairs = everybody.pairs
+        except BaseException:
+            print(node.output(), file=sys.stderr)
+            raise
         finally:
             await owner.close()
     return {

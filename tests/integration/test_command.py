@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.node import ROOT, Node, running, until
+from tests.integration.node import ROOT, STOP_TIMEOUT_S, Node, running, until
 
 
 async def command(*arguments: str, **settings: object) -> tuple[int, str, str]:
@@ -48,11 +49,13 @@ async def test_a_killed_server_starts_again_with_every_committed_row(data_dir: s
         assert "the books are right" in out
 
 
-async def test_sigterm_ends_the_server_and_its_engines(data_dir: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_ends_the_server_and_its_engines(data_dir: str, tmp_path: Path, number: int) -> None:
     node = await Node.start(tmp_path, "--data-dir", data_dir)
     children = psutil.Process(node.process.pid).children()
     assert len(children) == 2
-    assert await node.stop() == 0
+    node.process.send_signal(number)
+    assert await asyncio.wait_for(node.process.wait(), STOP_TIMEOUT_S) == 0
     assert not any(child.is_running() for child in children)
 
 
