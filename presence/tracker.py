@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 import structlog
+from msgspec import Struct
 
 from presence.batch import Batch, PresenceUnavailable, Script
 from presence.nodes import HEARTBEAT_S, TTL_MS, Nodes
@@ -43,8 +43,7 @@ Changes = Callable[[Sequence[UserState]], None]
 BusyOf = Callable[[Collection[int]], Awaitable[Collection[int]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(Struct, frozen=True, gc=False):
     """Whom a connection belongs to. `external_id` is the id that the outside knows."""
 
     user_id: int
@@ -53,8 +52,7 @@ class Person:
     host: bool = False
 
 
-@dataclass(slots=True)
-class _Local:
+class _Local(Struct, gc=False):
     """A user with sockets on this node: (connection id, device id), nearly always one, and what was chosen here."""
 
     person: Person

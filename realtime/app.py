@@ -157,6 +157,7 @@ class App:
         self._stack.push_async_callback(broker.close)
         hub = Hub(broker, fan_out=broadcast)
         accounts = Accounts(pool, push_enabled=bool(settings.firebase_credentials))
+        self._stack.push_async_callback(accounts.close)
         presence = Presence(
             broker,
             hub,

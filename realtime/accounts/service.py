@@ -7,6 +7,7 @@ opens a new user's wallet through billing in the transaction that makes the user
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -188,7 +189,7 @@ class Accounts:
                 )
         principal = Principal(
             tenant_id=tenant_id,
-            tenant=identity.tenant,
+            tenant=sys.intern(identity.tenant),  # the same for every socket
             user_id=row.card.user_id,
             user=identity.user,
             roles=identity.roles,
