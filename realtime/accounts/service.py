@@ -17,7 +17,7 @@ import asyncpg
 from billing.wallets import open_wallet
 from realtime.accounts.lru import Lru
 from realtime.accounts.models import Device, HostChange, HostDefaults, HostProfile, PushTarget, UserCard
-from realtime.accounts.sign_ins import SignIns
+from realtime.accounts.sign_ins import LAST_SEEN_MIN, SignIns
 from realtime.accounts.store import AccountStore, SignIn, SignInRow
 from realtime.accounts.tokens import Identity
 from realtime.outbox import Tx
@@ -29,7 +29,6 @@ DEVICES_MAX = 5  # per user: a phone or two, a tablet, a browser; more is an acc
 IDS_CACHED_MAX = 100_000  # about 30 MB; ids never change, so nothing has to be invalidated
 TENANTS_CACHED_MAX = 10_000
 HOSTS_PAGE_MAX = 1_000
-LAST_SEEN_MIN = 10  # how stale "last seen" of a connected device may be; a write for each of them in this time
 
 
 @dataclass(frozen=True, slots=True)

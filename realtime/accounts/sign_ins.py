@@ -24,6 +24,9 @@ LANES: Final = 2  # one is prepared while the other waits for the disk; a connec
 # A batch starts this long after the one before, unless it is full. What follows it (subscribing, resuming, presence)
 # keeps together, so the pace makes the batches of all that larger. Whoever comes after a pause does not wait.
 GATHER_MS: Final = 10
+# How stale "last seen" of a connected device may be. Sessions touch those that stay, once in this time; one that comes
+# back within it is only looked up.
+LAST_SEEN_MIN: Final = 10
 REPEATS_MAX: Final = 3  # of a batch that may go well the next time
 REPEAT_PAUSE_S: Final = 0.05  # in which the loop hears that connections have ended
 TIMEOUT_S: Final = 8.0  # of a statement: below a handler's patience, so that clients hear what it was
@@ -159,7 +162,11 @@ class SignIns:
         self.batches += 1
         async with self._pool.acquire() as conn:
             return await self._store.sign_in(
-                conn, [waiting.asked for waiting in batch], self._hosts, timeout_s=TIMEOUT_S
+                conn,
+                [waiting.asked for waiting in batch],
+                self._hosts,
+                fresh_min=LAST_SEEN_MIN,
+                timeout_s=TIMEOUT_S,
             )
 
 

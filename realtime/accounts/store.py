@@ -55,12 +55,19 @@ class AccountStore:
         return None if row is None else _card(row)
 
     async def sign_in(
-        self, conn: asyncpg.Connection, batch: Sequence[SignIn], host: HostDefaults, *, timeout_s: float | None = None
+        self,
+        conn: asyncpg.Connection,
+        batch: Sequence[SignIn],
+        host: HostDefaults,
+        *,
+        fresh_min: int,
+        timeout_s: float | None = None,
     ) -> list[SignInRow | None]:
         """Touch users and devices, no user of which may be there twice; None for a user who does not exist yet.
 
         Args:
             host: what a new host offers.
+            fresh_min: minutes in which a device that was seen is not noted again.
             timeout_s: for the statement.
         """
         tenants, users, devices, issued, names, hosting = zip(*batch, strict=True)
@@ -76,6 +83,7 @@ class AccountStore:
             hosting,
             host.price_coins,
             host.pulse_ms,
+            fresh_min,
             timeout=timeout_s,
         )
         found: list[SignInRow | None] = [None] * len(batch)

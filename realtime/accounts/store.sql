@@ -23,10 +23,11 @@ returning id, tenant_id, external_id, name, avatar_url, tokens_valid_from_ms
 
 -- name: sign_in
 -- In: arrays, one element for each sign-in, no user twice: tenants, external ids, device ids, platforms, app versions,
--- tokens' issue times in ms, names in the tokens, who is a host; then a host's default price and pulse in ms.
+-- tokens' issue times in ms, names in the tokens, who is a host; then a host's default price and pulse in ms; minutes.
 -- Out: one row for each that has a user: its place in the arrays (from 1), the user's id, name and avatar, and whether
 -- the device is new, null when the token is too old.
--- Touches the devices, gives a first name to users without one, and new hosts their row.
+-- Touches the devices, unless they are as they were and were seen within so many minutes: then nothing is written, and
+-- no commit waits for the disk. Gives a first name to users without one, and new hosts their row.
 -- The arrays are read through subqueries, which hide their lengths from the planner: one plan serves batches of all
 -- sizes, where it would else plan each anew. Rows are written in the order of their users, so that the batches of two
 -- nodes cannot wait for each other.
@@ -38,11 +39,14 @@ with asked as (
         tenant_id, external_id, device_id, platform, app_version, issued_at_ms, token_name, hosting, place
     )
 ), person as (
-    select a.*, u.id, u.name, u.avatar_url, a.issued_at_ms >= u.tokens_valid_from_ms as allowed
+    select a.*, u.id, u.name, u.avatar_url, a.issued_at_ms >= u.tokens_valid_from_ms as allowed,
+        d.last_seen_at > now() - make_interval(mins => $11::int)
+            and d.platform = a.platform and d.app_version = a.app_version as current
     from asked a join realtime.users u on u.tenant_id = a.tenant_id and u.external_id = a.external_id
+    left join realtime.devices d on d.user_id = u.id and d.device_id = a.device_id
 ), device as (
     insert into realtime.devices as d (user_id, device_id, platform, app_version)
-    select id, device_id, platform, app_version from person where allowed order by id
+    select id, device_id, platform, app_version from person where allowed and current is not true order by id
     on conflict (user_id, device_id) do update
         set platform = excluded.platform, app_version = excluded.app_version, last_seen_at = now()
     returning d.user_id, d.xmax = 0 as fresh
@@ -55,7 +59,8 @@ with asked as (
     where p.allowed and p.hosting and not exists (select from realtime.hosts h where h.user_id = p.id)
     on conflict (user_id) do nothing
 )
-select p.place, p.id, coalesce(nullif(p.name, ''), p.token_name) as name, p.avatar_url, d.fresh
+select p.place, p.id, coalesce(nullif(p.name, ''), p.token_name) as name, p.avatar_url,
+    case when p.allowed then coalesce(d.fresh, false) end as fresh
 from person p left join device d on d.user_id = p.id
 
 -- name: lock_user

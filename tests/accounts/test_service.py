@@ -89,10 +89,44 @@ async def test_a_device_too_many_replaces_the_one_unseen_for_longest(accounts: A
     for name in ("d1", "d2", "d3"):
         signed = await accounts.sign_in(identity(), Device(device_id=name))
         assert signed.replaced == ()
+    await pool.execute("update realtime.devices set last_seen_at = last_seen_at - interval '1 hour'")
     await accounts.sign_in(identity(), Device(device_id="d1"))
     signed = await accounts.sign_in(identity(), Device(device_id="d4"))
     assert signed.replaced == ("d2",)
     assert await devices(pool, signed.card.user_id) == ["d1", "d3", "d4"]
+
+
+async def test_a_device_that_stays_connected_is_not_the_one_unseen_for_longest(
+    accounts: Accounts, pool: asyncpg.Pool
+) -> None:
+    for name in ("d1", "d2", "d3"):
+        user_id = (await accounts.sign_in(identity(), Device(device_id=name))).card.user_id
+    await pool.execute("update realtime.devices set last_seen_at = last_seen_at - interval '1 hour'")
+    assert await accounts.touch_devices([(user_id, "d1"), (user_id, "d3")]) == set()
+    assert (await accounts.sign_in(identity(), Device(device_id="d4"))).replaced == ("d2",)
+
+
+async def test_touching_tells_which_devices_were_signed_out(accounts: Accounts) -> None:
+    here = await accounts.sign_in(identity(), Device(device_id="d1"))
+    gone = await accounts.sign_in(identity("bob"), Device(device_id="d1"))
+    await accounts.sign_out(gone.principal)
+    asked = [(here.card.user_id, "d1"), (gone.card.user_id, "d1"), (here.card.user_id, "never")]
+    assert await accounts.touch_devices(asked) == set(asked[1:])
+
+
+async def test_a_device_that_comes_back_soon_is_looked_up_only_unless_it_has_changed(
+    accounts: Accounts, pool: asyncpg.Pool
+) -> None:
+    written = "select xmin::text || ctid::text from realtime.devices"
+    await accounts.sign_in(identity(), Device(device_id="d1", app_version="1"))
+    first = await pool.fetchval(written)
+    await accounts.sign_in(identity(), Device(device_id="d1", app_version="1"))
+    assert await pool.fetchval(written) == first
+    await accounts.sign_in(identity(), Device(device_id="d1", app_version="2"))
+    assert await pool.fetchval("select app_version from realtime.devices") == "2"
+    await pool.execute("update realtime.devices set last_seen_at = last_seen_at - interval '1 hour'")
+    await accounts.sign_in(identity(), Device(device_id="d1", app_version="2"))
+    assert await pool.fetchval("select last_seen_at > now() - interval '1 minute' from realtime.devices")
 
 
 async def test_a_sign_out_everywhere_refuses_older_tokens_and_forgets_devices(
