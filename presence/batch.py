@@ -23,7 +23,7 @@ Argument = str | bytes | int
 
 
 class Redis(Protocol):
-    """Who runs commands. redis-py's clients are taken as well; they cost some 15 us a command more (ADR 63)."""
+    """Who runs commands. redis-py's clients are taken as well, and cost several times as much (ADR 63)."""
 
     async def execute(self, commands: Sequence[tuple[Argument, ...]]) -> Sequence[Any]:
         """Run commands in one go; refusals are exceptions among the replies.

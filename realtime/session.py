@@ -20,7 +20,6 @@ from presence.tracker import Arrived
 from realtime.accounts.models import Device
 from realtime.accounts.service import Accounts
 from realtime.accounts.service import SignedIn as Admitted
-from realtime.accounts.sign_ins import UNREACHABLE
 from realtime.accounts.tokens import Identity, Verifiers
 from realtime.broker import Position, Replay, user_stream
 from realtime.hub import Hub
@@ -358,7 +357,7 @@ class Sessions:
                 await asyncio.sleep(self._confirm_s / len(batches))
                 try:
                     await self._confirm_batch([one for one in batch if one.principal is not None and not one.closed])
-                except UNREACHABLE as exc:
+                except Exception as exc:  # the database is away, mostly; the next look makes it good
                     log.warning("devices_not_confirmed", error=repr(exc))
             if not batches:
                 await asyncio.sleep(self._confirm_s)
