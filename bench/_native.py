@@ -20,7 +20,7 @@ from typing import Any
 import jwt
 import psutil
 
-from bench.harness import UNBOUND, ServerProcess, pin, server_process, split_cores
+from bench.harness import UNBOUND, ServerProcess, pin, raise_open_files_limit, server_process, split_cores
 
 SOURCES = Path(__file__).resolve().parent / "native"
 ANSWER_TIMEOUT_S = 900.0  # opening 15,000 signed-in sockets takes minutes: each is a new user in PostgreSQL
@@ -28,6 +28,9 @@ PORTS_PER_SOURCE = 20_000  # of one source address; the system's range has some 
 SECRET = "bench-secret-that-is-long-enough-for-hs256"  # of a server that lives for one benchmark
 TOKEN_LIFE_S = 86_400
 SIGN_IN_TIMEOUT_MS = 60_000
+SOCKETS_PER_GENERATOR = 15_000
+FILES_RESERVED = 500  # of a process: engines, pools, listening sockets
+PING = '{"id":2,"op":"session.ping"}'
 
 
 class BenchFailed(Exception):
@@ -176,18 +179,18 @@ class Bench:
                 out.write(json.dumps({"id": 1, "op": "session.sign_in", "data": data}) + "\n")
         return path
 
+    def open_idle(self, server: ServerProcess, sockets: int, name: str) -> Iterator[Load]:
+        """Open signed-in sockets, as many to a generator as it may have files, each a user of its own."""
+        for start in range(0, sockets, SOCKETS_PER_GENERATOR):
+            users = range(start, min(sockets, start + SOCKETS_PER_GENERATOR))
+            first = self.sign_ins(users, name=name)
+            source = 2 + start // SOCKETS_PER_GENERATOR  # each generator has an address's ports to itself
+            yield self.load(port_of(server), connections=len(users), first=first, message=PING, source=source)
+
     @contextmanager
     def server(self, *arguments: str, **settings: object) -> Iterator[ServerProcess]:
         """A talkmeter on the server's cores, its engines on the others', with limits that a benchmark does not meet."""
-        values = {
-            "jwt_secret": SECRET,
-            "log_level": "error",
-            **UNBOUND,
-            "sign_in_timeout_ms": SIGN_IN_TIMEOUT_MS,
-            **settings,
-        }
-        texts = {name: str(value) for name, value in values.items()}
-        with server_process(*arguments, settings=texts, cores=self.server_cores) as server:
+        with server_process(*arguments, settings=unlimited(**settings), cores=self.server_cores) as server:
             for child in psutil.Process(server.pid).children(recursive=True):
                 if not child.name().startswith("python"):
                     pin(self.load_cores, child.pid)
@@ -229,6 +232,23 @@ def bench() -> Iterator[Bench]:
         if bench is not None:
             bench.close_loads()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def unlimited(**settings: object) -> dict[str, str]:
+    """Return a server's settings: limits that no benchmark meets, the key of `Bench.sign_ins`, and `settings`."""
+    values = {
+        "jwt_secret": SECRET,
+        "log_level": "error",
+        **UNBOUND,
+        "sign_in_timeout_ms": SIGN_IN_TIMEOUT_MS,
+        **settings,
+    }
+    return {name: str(value) for name, value in values.items()}
+
+
+def sockets_max(workers: int) -> int:
+    """Return how many sockets so many hub processes may have open on this machine."""
+    return (raise_open_files_limit() - FILES_RESERVED) * workers
 
 
 def port_of(server: ServerProcess) -> int:

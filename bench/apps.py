@@ -1,13 +1,15 @@
 """`apps`: N mobile apps through the real socket. Half of them are callers, half are hosts, and each pair has its calls.
 
 Sign in, presence, directory, invite, ring, accept, media reports, short pulses, chat both ways, a gift, hang-up, and
-again until the time is over. The generator is this process, on cores of its own; it tells how busy it was.
+again until the time is over. The generator is this process, on cores of its own; it tells how busy it was. Beside those
+who talk, `--standing` apps are signed in and wait, as most apps of a real evening do (a C program holds their sockets).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from typing import Any
 import httpx
 import uvloop
 
+from bench._native import BenchFailed, Load, bench, sockets_max, unlimited
 from bench.harness import (
     ROOT,
     CpuSeconds,
@@ -253,10 +256,20 @@ def run(options: argparse.Namespace) -> Figures:
     raise_open_files_limit()
     server_cores, own_cores = split_cores()
     workers = ("--workers", str(options.workers)) if options.workers > 1 else ()
-    with server_process(*workers, cores=server_cores) as server:
+    room = sockets_max(options.workers) - options.apps
+    if options.standing > room:
+        raise BenchFailed(f"{options.workers} workers have room for {room} standing apps")
+    settings = unlimited(connections_max=sockets_max(1)) if options.standing else None
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(server_process(*workers, settings=settings, cores=server_cores))
+        standing: list[Load] = []
+        if options.standing:
+            standing += stack.enter_context(bench()).open_idle(server, options.standing, "standing")
         pin(own_cores)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            figures = runner.run(_play(server, options))
+            figures = {"standing": options.standing} | runner.run(_play(server, options))
+        for load in standing:
+            load.echo(0.001, rate=1)  # raises BenchFailed when one of its sockets was closed
         figures["books"] = _audit(server)
     return figures
 
@@ -264,6 +277,7 @@ def run(options: argparse.Namespace) -> Figures:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the scenario's options."""
     parser.add_argument("--apps", type=int, default=60, help="mobile apps, half of them hosts (default: %(default)s)")
+    parser.add_argument("--standing", type=int, default=0, help="signed-in apps that wait (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=15, help="length of the run (default: %(default)s)")
     parser.add_argument("--call-s", type=float, default=3, help="length of a call (default: %(default)s)")
     parser.add_argument("--chat-every-s", type=float, default=0.5, help="pause between messages (default: %(default)s)")

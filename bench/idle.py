@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
 
 import psutil
 
-from bench._native import Bench, BenchFailed, Load, bench, port_of
-from bench.harness import Figures, Scenario, ServerProcess, cpu_seconds, raise_open_files_limit
+from bench._native import BenchFailed, bench, sockets_max
+from bench.harness import Figures, Scenario, ServerProcess, cpu_seconds
 
 WARM_SOCKETS = 300  # before the first look, so that pools and caches are not counted as sockets
-SOCKETS_PER_GENERATOR = 15_000
-FILES_RESERVED = 500  # of a process: engines, pools, listening sockets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,15 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Figures:
-    room = (raise_open_files_limit() - FILES_RESERVED) * options.workers
+    room = sockets_max(options.workers)
     if options.sockets > room:
         raise BenchFailed(f"{options.sockets} sockets need more than {options.workers} workers: {room} is their most")
     settings = {"connections_max": room // options.workers, "heartbeat_ms": options.heartbeat_ms}
     with bench() as native, native.server("--workers", str(options.workers), **settings) as server:
-        list(_open(native, server, WARM_SOCKETS, "warm"))
+        list(native.open_idle(server, WARM_SOCKETS, "warm"))
         before, valkey_before = _resident_kb(server)
         began, cpu = time.monotonic(), cpu_seconds(server.pid)
-        loads = list(_open(native, server, options.sockets, "idle"))
+        loads = list(native.open_idle(server, options.sockets, "idle"))
         opened_s, opening = time.monotonic() - began, cpu_seconds(server.pid) - cpu
         after, valkey_after = _resident_kb(server)
         cpu = cpu_seconds(server.pid)
@@ -62,16 +59,6 @@ def run(options: argparse.Namespace) -> Figures:
         "generators_with_all_sockets": alive,
         "generator_busy": max(load.opened.busy for load in loads),
     }
-
-
-def _open(native: Bench, server: ServerProcess, sockets: int, name: str) -> Iterator[Load]:
-    """Open signed-in sockets, as many to a generator as it may have files."""
-    for start in range(0, sockets, SOCKETS_PER_GENERATOR):
-        users = range(start, min(sockets, start + SOCKETS_PER_GENERATOR))
-        first = native.sign_ins(users, name=name)
-        ping = '{"id":2,"op":"session.ping"}'
-        source = 2 + start // SOCKETS_PER_GENERATOR  # each generator has an address's ports to itself
-        yield native.load(port_of(server), connections=len(users), first=first, message=ping, source=source)
 
 
 def _resident_kb(server: ServerProcess) -> tuple[int, int]:
