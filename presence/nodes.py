@@ -40,6 +40,9 @@ class Nodes:
         key: of the list.
         base: this process's name, unique for every start.
         ttl_ms: until a silent node counts as dead.
+
+    Attributes:
+        alive: names of the living nodes, this one included.
     """
 
     __slots__ = (
@@ -53,6 +56,7 @@ class Nodes:
         "_looked_at",
         "_ttl_ms",
         "_unknown",
+        "alive",
         "name",
     )
 
@@ -64,15 +68,11 @@ class Nodes:
         self._lives = 0
         self.name = f"{base}.0"
         self._alive: frozenset[str] = frozenset()
+        self.alive = frozenset({self.name})
         self._unknown: set[str] = set()
         self._looked_at = 0.0
         self._beat = Script("heartbeat")
         self._enlist = Script("enlist")
-
-    @property
-    def alive(self) -> frozenset[str]:
-        """Names of the living nodes, this one included."""
-        return self._alive | {self.name}
 
     async def beat(self) -> Beat:
         """Say that this node lives.
@@ -82,6 +82,7 @@ class Nodes:
         """
         known, alive, dead = await self._batch.run(self._beat, (self._key,), self.name, self._ttl_ms)
         self._alive = frozenset(name.decode() for name in alive)
+        self.alive = self._alive | {self.name}
         self._unknown.clear()
         self._looked_at = time.monotonic()
         silent = {dead[i].decode(): int(float(dead[i + 1])) - self._ttl_ms for i in range(0, len(dead), 2)}
@@ -92,6 +93,7 @@ class Nodes:
         """Enter the list under a new name."""
         self._lives += 1
         self.name = f"{self._base}.{self._lives}"
+        self.alive = self._alive | {self.name}
         await self._batch.run(self._enlist, (self._key,), self.name, self._ttl_ms)
 
     async def quit(self, name: str) -> None:

@@ -73,6 +73,11 @@ class Record:
         ]
 
     @property
+    def host(self) -> bool:
+        """Whether the user has signed in with the host's role."""
+        return b"h" in self._fields
+
+    @property
     def revoked_ms(self) -> int:
         """The instant (unix ms) before which issued tokens are refused; 0 when the user never signed out of all."""
         return int(self._fields.get(_REVOKED, 0))
@@ -90,29 +95,37 @@ class Record:
             alive: names of the nodes that live.
         """
         fields = self._fields
+        inputs = self._inputs(alive)
+        now = standing(inputs)
+        return UserState(
+            user_id=user_id,
+            tenant_id=int(fields.get(b"t", 0)),
+            external_id=fields.get(b"x", b"").decode(),
+            host=self.host,
+            status=now.status,
+            bookable=now.bookable,
+            rings=rings(inputs),
+            busy=inputs.busy,
+            sockets=inputs.active_sockets + inputs.away_sockets,
+            last_seen_ms=int(fields.get(b"s", 0)),
+            version=int(fields.get(b"v", 0)),
+        )
+
+    def standing(self, alive: Collection[str]) -> Standing:
+        """Return what `state(...).standing` would be; what a change is compared by needs no more."""
+        return standing(self._inputs(alive))
+
+    def _inputs(self, alive: Collection[str]) -> Inputs:
+        fields = self._fields
         live = [device for node, device in self.connections if node in alive]
-        away_sockets = sum(_AWAY + device in fields for device in live)
-        inputs = Inputs(
+        away_sockets = sum([_AWAY + device in fields for device in live])
+        return Inputs(
             active_sockets=len(live) - away_sockets,
             away_sockets=away_sockets,
             push_reachable=b"p" in fields,
             busy=b"b" in fields,
             reserved=b"r" in fields,
             mode=_MODES[fields.get(b"m", b"available")],
-        )
-        now = standing(inputs)
-        return UserState(
-            user_id=user_id,
-            tenant_id=int(fields.get(b"t", 0)),
-            external_id=fields.get(b"x", b"").decode(),
-            host=b"h" in fields,
-            status=now.status,
-            bookable=now.bookable,
-            rings=rings(inputs),
-            busy=inputs.busy,
-            sockets=len(live),
-            last_seen_ms=int(fields.get(b"s", 0)),
-            version=int(fields.get(b"v", 0)),
         )
 
 

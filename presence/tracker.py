@@ -334,9 +334,8 @@ class Tracker:
         before_alive = alive | {also_alive} if also_alive else alive
         found, changed = {}, []
         for user_id, before, after in changes:
-            was, now = before.state(user_id, before_alive), after.state(user_id, alive)
-            found[user_id] = now
-            if tell_all or was.standing != now.standing or was.host != now.host:
+            now = found[user_id] = after.state(user_id, alive)
+            if tell_all or before.standing(before_alive) != now.standing or before.host != now.host:
                 changed.append(now)
         if changed:
             self._on_change(changed)
