@@ -122,7 +122,7 @@ begin
     select array_agg(r.id), array_agg(r.outcome), array_agg(r.code), array_agg(r.promo), array_agg(r.fee),
            (select array_agg(s.user_id) from moved_spending s), (select array_agg(s.coins) from moved_spending s)
     into v_ids, v_outcomes, v_codes, v_promos, v_fees, v_users, v_moved from outcomes r;
-    if v_users is not null then
+    if exists (select from meters m where m.payer_id = any (v_users) and m.state = 'running') then
         perform warn_payers(v_now, v_users, v_moved);
     end if;
     return query
@@ -195,7 +195,9 @@ begin
             v_done := null;
     end;
     if v_done is not null then
-        perform warn_payers(v_now, v_payers, v_spent);
+        if exists (select from meters m where m.payer_id = any (v_payers) and m.state = 'running') then
+            perform warn_payers(v_now, v_payers, v_spent);
+        end if;
         return query
         select u.id, 'done', null::text, u.promo, u.fee from unnest(v_done, v_promos, v_fees) as u (id, promo, fee);
     end if;
