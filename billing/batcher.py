@@ -230,6 +230,7 @@ def _is_unreachable(exc: Exception) -> bool:
         (
             asyncpg.PostgresConnectionError,
             asyncpg.InterfaceError,
+            asyncpg.InternalClientError,  # a connection that ends while a statement is being prepared
             asyncpg.AdminShutdownError,
             asyncpg.CrashShutdownError,
             asyncpg.CannotConnectNowError,
