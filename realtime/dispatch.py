@@ -170,9 +170,12 @@ class Dispatcher:
         session.closed = True
         self.sessions.pop(conn.id, None)
         if session.queue is not None:
-            # What waits has not begun and will be repeated by the client. What runs goes on to its end: its
-            # transaction must not depend on the moment at which a phone loses its network.
+            # What waits has not begun and will be repeated by the client, but for acknowledgements: they have no
+            # reply. What runs goes on to its end: its transaction must not depend on the moment at which a phone
+            # loses its network.
+            acks = [each for each in session.queue if each[1] is None]
             session.queue.clear()
+            session.queue.extend(acks)
         if session.principal is not None:
             self._spawn(self._after_close(session))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum
@@ -33,6 +34,7 @@ from realtime.client.wire import ACKED_EVENTS, CODECS, MUTATIONS, CodecName, Eve
 REQUEST_TIMEOUT_MS = 20_000  # long enough for one reconnect in between
 CONNECT_TIMEOUT_MS = 30_000
 HEARTBEAT_MS = 25_000  # until the server says its own
+ACKS_REPEATED_MAX = 20  # after a reconnect; an acknowledgement has no reply, so the last ones may have been lost
 RETRIES_MAX = 4  # of one request that was answered with a passing error
 RETRIED_CODES = frozenset({"internal", "unavailable", "draining", "rate_limited", "too_many_pending"})
 
@@ -98,6 +100,7 @@ class Client:
         self._channels = Channels(self._streams)
         self._requests = Requests()
         self._audience = Audience()
+        self._acked: deque[str] = deque(maxlen=ACKS_REPEATED_MAX)
         self._socket: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._online = asyncio.Event()
@@ -323,6 +326,8 @@ class Client:
         self._set_state(State.ONLINE)
         helpers = [asyncio.create_task(self._watch(socket)), asyncio.create_task(self._keep_token())]
         try:
+            if self._acked:
+                await socket.send(self._codec.encode({"ack": list(self._acked)}))
             for rejoin in self._channels.rejoins():
                 await socket.send(self._codec.encode(rejoin))
             for pending in self._requests.unanswered():
@@ -349,6 +354,7 @@ class Client:
             if verdict is Verdict.NEW:
                 self._audience.hand(event)
             if event.name in self._ack and event.event_id:
+                self._acked.append(event.event_id)
                 await socket.send(self._codec.encode({"ack": [event.event_id]}))
 
     def _answered(self, reply: Mapping[str, Any]) -> None:

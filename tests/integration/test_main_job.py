@@ -87,6 +87,17 @@ async def test_a_device_that_connects_while_it_rings_learns_of_the_call(node: No
             assert answer["call"]["state"] == "accepted"
 
 
+async def test_an_acknowledgement_that_was_lost_with_its_connection_is_given_again(node: Node) -> None:
+    host_token = await node.token("asha", host=True, price_coins=5, pulse_ms=60_000)
+    caller_token = await node.token("ravi", coins=10)
+    async with node.client(host_token, "h") as hc, node.client(caller_token, "c") as cc:
+        caller = Player(cc)
+        hc.on("call.incoming", lambda event: hc.drop())  # before the client acknowledges it
+        call_id = (await caller.ask("call.invite", host="asha", media="voice"))["call"]["call_id"]
+        await caller.wait_for("call.ringing", call_id=call_id)
+        assert hc.connections == 2
+
+
 async def test_what_was_missed_follows_a_reconnect(node: Node) -> None:
     host_token = await node.token("asha", host=True)
     caller_token = await node.token("ravi")

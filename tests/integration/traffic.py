@@ -108,6 +108,10 @@ class Pair:
     def sides(self) -> tuple[tuple[Player, Witness], tuple[Player, Witness]]:
         return (self.caller, self.witnesses[0]), (self.host, self.witnesses[1])
 
+    async def connect(self) -> None:
+        """Begin the call that lasts."""
+        self.call_id = await talk(self.caller, self.host, self.host_id)
+
     async def chat_and_give(self, stop: asyncio.Event) -> None:
         """Write, ping, and give a rose now and then; every request must be answered with ok."""
         while not stop.is_set():
@@ -278,9 +282,9 @@ async def crowd(
             caller, sees_caller = await arrive(caller_id, coins=COINS)
             return Pair(caller, host, caller_id, host_id, (sees_caller, sees_host))
 
-        everybody = Crowd([await pair(n) for n in range(talking)], [await pair(talking + n) for n in range(ringing)])
-        for each in everybody.talking:
-            each.call_id = await talk(each.caller, each.host, each.host_id)
+        pairs = await asyncio.gather(*(pair(number) for number in range(talking + ringing)))
+        everybody = Crowd(pairs[:talking], pairs[talking:])
+        await asyncio.gather(*(each.connect() for each in everybody.talking))
         everybody.begin()
         for task in everybody.tasks:
             stack.push_async_callback(_end, task)
