@@ -1,7 +1,7 @@
 """Signed tokens in compact form with HS256 (RFC 7515, section 3.1; RFC 7518, section 3.2): taken apart and checked.
 
-Owns the bytes; what the claims mean is tokens.py's. Imports errors only. PyJWT takes nine times as long, and every sign-in
-of a storm would pay it (docs/decisions/0063); tests compare the two.
+Owns the bytes; what the claims mean is tokens.py's. Imports errors only. PyJWT takes nine times as long, and every
+sign-in of a storm would pay it (docs/decisions/0063); tests compare the two.
 """
 
 from __future__ import annotations
