@@ -245,6 +245,19 @@ async def test_a_repeated_ring_is_acknowledged_again_but_rings_once(player: Play
     assert len(player.events.named("call.incoming")) == 1
 
 
+async def test_acknowledgements_are_repeated_after_a_reconnect(player: Player, script: Script) -> None:
+    """They have no reply, so nobody knows whether the last ones arrived."""
+    script.welcome = {"recovered": True}
+    await player.open(script.url, "token")
+    peer = await script.peer()
+    for offset in (1, 2):
+        await peer.event("call.incoming", offset=offset, event_id=f"ring-{offset}")
+        assert await script.hear() == {"ack": [f"ring-{offset}"]}
+    peer.cut()
+    await script.peer()
+    assert await script.hear() == {"ack": ["ring-1", "ring-2"]}
+
+
 async def test_silence_is_answered_with_a_ping_and_then_with_a_new_connection(player: Player, script: Script) -> None:
     script.welcome = {"heartbeat_ms": 100}
     script.answers["session.ping"] = lambda peer, frame: None

@@ -1,4 +1,4 @@
-// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:c477464b83fc277655475bd747d4bf19bd7ac87db8585e8319d10c6285321fa8
+// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:aa11f868874dee3fb886cdd7dcc0a6fceeb97ec24e51babe6faac66dfc39657b
 /* Contains @msgpack/msgpack.
 
 Copyright 2019 The MessagePack Community.

@@ -1,4 +1,4 @@
-// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:c477464b83fc277655475bd747d4bf19bd7ac87db8585e8319d10c6285321fa8
+// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:aa11f868874dee3fb886cdd7dcc0a6fceeb97ec24e51babe6faac66dfc39657b
 
 // src/backoff.ts
 var STABLE_MS = 1e4;
@@ -385,6 +385,7 @@ var HEARTBEAT_MS = 25e3;
 var REFRESH_AHEAD_MS = 6e4;
 var REFRESH_EVERY_MS = 1e3;
 var TIMER_MAX_MS = 2 ** 31 - 1;
+var ACKS_REPEATED_MAX = 20;
 var RETRIES_MAX = 4;
 var RETRIED_CODES = /* @__PURE__ */ new Set(["internal", "unavailable", "draining", "rate_limited", "too_many_pending"]);
 var Client = class {
@@ -403,6 +404,7 @@ var Client = class {
   #channels = new Channels(this.#streams);
   #requests = new Requests();
   #handlers = /* @__PURE__ */ new Map();
+  #acked = [];
   #connection = null;
   #token;
   #tokenExpiresMs = 0;
@@ -550,6 +552,7 @@ var Client = class {
     const stopWatching = this.#watch(connection, welcome.heartbeat_ms || HEARTBEAT_MS);
     const stopRefreshing = this.#keepToken();
     try {
+      if (this.#acked.length) connection.send({ ack: this.#acked });
       for (const rejoin of this.#channels.rejoins()) connection.send(rejoin);
       for (const pending of this.#requests.unanswered()) connection.send(pending.frame());
       this.#setState("online");
@@ -580,6 +583,8 @@ var Client = class {
     if (verdict === "gap") return connection.close(new Lost(`events are missing in ${event.stream}`));
     if (verdict === "new") this.#hand(event);
     if (event.event_id && (this.#options.ack ?? ACKED_EVENTS).has(event.event)) {
+      this.#acked.push(event.event_id);
+      if (this.#acked.length > ACKS_REPEATED_MAX) this.#acked.shift();
       connection.send({ ack: [event.event_id] });
     }
   }

@@ -27,6 +27,8 @@ const REFRESH_AHEAD_MS = 60_000;
 const REFRESH_EVERY_MS = 1_000;
 /** The longest delay that timers take. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
+/** After a reconnect: an acknowledgement has no reply, so the last ones may have been lost. */
+const ACKS_REPEATED_MAX = 20;
 /** Of one request that was answered with a passing error. */
 const RETRIES_MAX = 4;
 const RETRIED_CODES = new Set(["internal", "unavailable", "draining", "rate_limited", "too_many_pending"]);
@@ -80,6 +82,7 @@ export class Client {
   readonly #channels = new Channels(this.#streams);
   readonly #requests = new Requests();
   readonly #handlers = new Map<string, Set<Handler>>();
+  readonly #acked: string[] = [];
   #connection: Connection | null = null;
   #token: ClientOptions["token"];
   #tokenExpiresMs = 0;
@@ -254,6 +257,7 @@ export class Client {
     const stopWatching = this.#watch(connection, welcome.heartbeat_ms || HEARTBEAT_MS);
     const stopRefreshing = this.#keepToken();
     try {
+      if (this.#acked.length) connection.send({ ack: this.#acked });
       for (const rejoin of this.#channels.rejoins()) connection.send(rejoin);
       for (const pending of this.#requests.unanswered()) connection.send(pending.frame());
       this.#setState("online");
@@ -286,6 +290,8 @@ export class Client {
     if (verdict === "gap") return connection.close(new Lost(`events are missing in ${event.stream}`));
     if (verdict === "new") this.#hand(event);
     if (event.event_id && (this.#options.ack ?? ACKED_EVENTS).has(event.event)) {
+      this.#acked.push(event.event_id);
+      if (this.#acked.length > ACKS_REPEATED_MAX) this.#acked.shift();
       connection.send({ ack: [event.event_id] });
     }
   }
