@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from realtime.client import Client, Event
+from realtime.client import Client, ClientClosed, Event
 from tests.integration.documented import check_event, check_reply
 
 EVENT_TIMEOUT_S = 20.0
@@ -50,7 +51,7 @@ class Player:
         return answer
 
     def prove_media(self, call_id: str) -> None:
-        """Say that media flows, now and again every second, as long as the call lasts."""
+        """Say that media flows, now and again every second, as long as the call lasts and the client is open."""
         self._proofs = asyncio.get_running_loop().create_task(self._prove(call_id))
 
     async def stop_proving(self) -> None:
@@ -60,11 +61,12 @@ class Player:
             self._proofs = None
 
     async def _prove(self, call_id: str) -> None:
-        while True:
-            answer = await self.ask("call.media", call_id=call_id, state="connected")
-            if answer["call"]["state"] == "ended":
-                return
-            await asyncio.sleep(PROOF_EVERY_S)
+        with contextlib.suppress(ClientClosed):
+            while True:
+                answer = await self.ask("call.media", call_id=call_id, state="connected")
+                if answer["call"]["state"] == "ended":
+                    return
+                await asyncio.sleep(PROOF_EVERY_S)
 
 
 def _call_of(event: Event) -> str | None:
