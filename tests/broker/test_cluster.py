@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from tests.broker.conftest import MakeNode, Node
 from tests.broker.support import Recorder, outgoing, until
 
 USERS = range(1, 61)
+RETURNS_MAX = 3  # of a client while its stream moves to another master
 
 
 @pytest.fixture
@@ -82,11 +84,22 @@ async def test_a_slot_that_moves_takes_its_stream_along_and_loses_nothing(
     await until(taken, "the event was taken by the new master")
     # The new master did not begin the epoch, so the socket is sent for a snapshot; it could not know of a failover.
     await until(lambda: conn.closed_with is not None or conn.offsets() == [1, 2], "the socket knows")
-    node.hub.detach(conn)
-    back = await sign_in(node, 1)
-    await until(lambda: keys.channel in cluster.ask(target, "PUBSUB", "SHARDCHANNELS"), "subscribed at the new master")
-    await node.broker.publish([outgoing(1, 3)])
-    await until(lambda: bool(back.frames), "events flow again")
+
+    # It may be sent away once more, when it came before the hub had looked at the new master; then it comes again.
+    def heard(socket: Recorder) -> bool:
+        return bool(socket.frames or socket.closed_with)
+
+    for number in range(3, 3 + RETURNS_MAX):
+        node.hub.detach(conn)
+        conn = await sign_in(node, 1)
+        await until(
+            lambda: keys.channel in cluster.ask(target, "PUBSUB", "SHARDCHANNELS"), "listening at the new master"
+        )
+        await node.broker.publish([outgoing(1, number)])
+        await until(partial(heard, conn), "an event or a word to come again")
+        if conn.frames:
+            break
+    assert conn.frames, "events flow again"
 
 
 async def test_a_master_that_restarts_is_found_again(make_node: MakeNode, cluster: Cluster) -> None:
