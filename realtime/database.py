@@ -1,7 +1,7 @@
 """How the application connects to PostgreSQL: one pool a process, with the settings that every part relies on.
 
-Owns those settings; the load tests use them too, so that they measure what the product does. Imports nothing of the
-project.
+Owns those settings, and which errors mean that PostgreSQL is away; the load tests use the settings too, so that they
+measure what the product does. Imports nothing of the project.
 """
 
 from __future__ import annotations
@@ -16,6 +16,17 @@ SESSION: Final = {
     "role": APP_ROLE,
     "jit": "off",  # short statements never gain by it, and asyncpg's look at types costs 24 ms with it
 }
+# Errors by which the server or the way to it is to blame, and not what was asked.
+UNREACHABLE: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+)
 
 
 async def open_pool(url: str, *, name: str, min_size: int, max_size: int) -> asyncpg.Pool:

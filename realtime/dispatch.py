@@ -23,6 +23,7 @@ import redis.exceptions
 import structlog
 from msgspec import Struct
 
+from realtime import database
 from realtime.mutations import Mutations, Translate
 from realtime.outbox import Outbox
 from realtime.protocol.close_codes import CloseCode
@@ -58,18 +59,7 @@ MALFORMED_MAX = 20  # frames that are no requests before the socket is closed
 ACK = "ack"  # what an acknowledgement, which is no operation, counts as
 UNSIGNED_REQUESTS_MAX = 10  # requests before sign-in; a client needs one or two
 
-UNREACHABLE = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-)
+UNREACHABLE = (*database.UNREACHABLE, redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 
 
 class Dispatcher:

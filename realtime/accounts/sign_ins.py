@@ -16,6 +16,7 @@ import asyncpg
 
 from realtime.accounts.models import HostDefaults
 from realtime.accounts.store import AccountStore, SignIn, SignInRow
+from realtime.database import UNREACHABLE
 from realtime.protocol.errors import Unavailable
 
 BATCH_MAX: Final = 500  # about 30 ms of PostgreSQL's time: what the last in a batch waits at most
@@ -32,16 +33,6 @@ REPEAT_PAUSE_S: Final = 0.05  # in which the loop hears that connections have en
 TIMEOUT_S: Final = 8.0  # of a statement: below a handler's patience, so that clients hear what it was
 RETRY_AFTER_MS: Final = 1_000
 
-UNREACHABLE: Final = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-)
 # The last is what asyncpg says of a pooled connection that the server ended a moment ago; the next one is another.
 REPEATABLE: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.InternalClientError)
 

@@ -123,12 +123,6 @@ class Liveness:
         for user_id in user_ids:
             self._notes.pop((call_id, user_id), None)
 
-    def signs(self) -> list[Sign]:
-        """Return when each side of each call was heard last, and forget those that have long been silent."""
-        now = self._clock_ms()
-        self._forget_silent(now)
-        return [Sign(note.call_id, note.side, _heard_ago_ms(note, now)) for note in self._notes.values()]
-
     def due(self) -> list[Sign]:
         """Return what the database has to be told now; it counts as told, unless `tell_again` is called."""
         now = self._clock_ms()

@@ -40,14 +40,14 @@ def test_socket_speaks_for_a_side_while_its_media_report_is_fresh() -> None:
     liveness, clock, phone = a_liveness()
     clock.forward(MEDIA_FRESH_MS)
     phone.ago_ms = 300
-    assert liveness.signs() == [Sign(CALL, Side.CALLER, 300)]
+    assert liveness.due() == [Sign(CALL, Side.CALLER, 300)]
 
 
 def test_living_socket_does_not_speak_for_media_that_is_not_reported_any_more() -> None:
     liveness, clock, phone = a_liveness()
     clock.forward(MEDIA_FRESH_MS + 1)
     phone.ago_ms = 0
-    assert liveness.signs() == [Sign(CALL, Side.CALLER, MEDIA_FRESH_MS + 1)]
+    assert liveness.due() == [Sign(CALL, Side.CALLER, MEDIA_FRESH_MS + 1)]
 
 
 def test_silence_of_a_lost_socket_grows() -> None:
@@ -55,7 +55,7 @@ def test_silence_of_a_lost_socket_grows() -> None:
     for _ in range(4):
         clock.forward(1_000)
         phone.ago_ms += 1_000
-    assert liveness.signs() == [Sign(CALL, Side.CALLER, 4_000)]
+    assert liveness.due() == [Sign(CALL, Side.CALLER, 4_000)]
 
 
 def test_side_that_reports_lost_media_is_silent_from_then_on() -> None:
@@ -63,7 +63,7 @@ def test_side_that_reports_lost_media_is_silent_from_then_on() -> None:
     clock.forward(3_000)
     liveness.media_down(CALL, ANN)
     clock.forward(2_000)
-    assert liveness.signs() == [Sign(CALL, Side.CALLER, 2_000)]
+    assert liveness.due() == [Sign(CALL, Side.CALLER, 2_000)]
     assert liveness.media_again(CALL, ANN, device_id="phone", conn=Phone()) is None, (
         "the database has to know that media is back"
     )
@@ -92,7 +92,7 @@ def test_another_device_of_the_same_user_proves_nothing() -> None:
     clock.forward(9_000)
     phone.ago_ms = 9_000
     assert liveness.media_again(CALL, ANN, device_id="tablet", conn=Phone()) is None
-    assert liveness.signs() == [Sign(CALL, Side.CALLER, 9_000)]
+    assert liveness.due() == [Sign(CALL, Side.CALLER, 9_000)]
 
 
 def test_repeated_report_moves_to_the_socket_it_came_through() -> None:
@@ -100,15 +100,15 @@ def test_repeated_report_moves_to_the_socket_it_came_through() -> None:
     phone.ago_ms = 9_000
     clock.forward(9_000)
     liveness.media_again(CALL, ANN, device_id="phone", conn=Phone())
-    assert liveness.signs() == [Sign(CALL, Side.CALLER, 0)]
+    assert liveness.due() == [Sign(CALL, Side.CALLER, 0)]
 
 
 def test_calls_that_are_over_or_long_silent_are_forgotten() -> None:
     liveness, clock, _ = a_liveness()
     liveness.media_up(CALL, MIA, Side.HOST, device_id="desk", conn=Phone(), view=a_view())
     liveness.forget(CALL, (ANN, MIA))
-    assert liveness.signs() == []
+    assert liveness.due() == []
     liveness.media_up(CALL, ANN, Side.CALLER, device_id="phone", conn=Phone(), view=a_view())
     clock.forward(FORGET_AFTER_MS + 1)
-    assert liveness.signs() == []
+    assert liveness.due() == []
     assert len(liveness) == 0

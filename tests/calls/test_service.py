@@ -209,7 +209,7 @@ async def test_another_device_cannot_keep_a_dead_one_alive(world: World) -> None
         await world.calls.media_up(phone, call_id, Phone())
     with pytest.raises(Forbidden):
         await world.calls.media_down(phone, call_id)
-    assert {sign.heard_ago_ms for sign in world.liveness.signs()} == {0}, "the desk's socket still speaks for it"
+    assert {sign.heard_ago_ms for sign in world.liveness.due()} == {0}, "the desk's socket still speaks for it"
 
 
 async def test_the_other_device_may_hang_up_but_not_talk(world: World) -> None:

@@ -292,8 +292,9 @@ class World(People):
 
     async def report(self) -> None:
         """Report what this node's liveness knows, at the test's time."""
+        self.liveness.tell_again()
         async with self.pool.acquire() as conn:
-            await self.meters.prove(conn, self.liveness.signs(), now_ms=self.clock.now_ms)
+            await self.meters.prove(conn, self.liveness.due(), now_ms=self.clock.now_ms)
 
     async def talk(self, *calls: UUID, ms: int) -> None:
         """Let time pass second by second, with both sides heard and meters ticking."""
