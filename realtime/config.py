@@ -29,58 +29,58 @@ class SettingsError(Exception):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything an operator can set. Each field `x` is the variable `TALKMETER_X`; docs/operations.md lists them."""
+    """Everything an operator can set. Each field `x` is the variable `TALKMETER_X`; docs/settings.md lists them."""
 
     # Where it listens and keeps its data.
-    host: str = "127.0.0.1"
-    port: Port = 8080
-    data_dir: str = "data"
-    workers: Workers = 1
-    tls_certificate: str = ""
-    tls_key: str = ""
+    host: str = "127.0.0.1"  # 0.0.0.0 or :: listens on all addresses
+    port: Port = 8080  # 0 takes a free one
+    data_dir: str = "data"  # folder of the signing key and of the embedded engines
+    workers: Workers = 1  # hub processes behind the port; above 1 the jobs have a process of their own
+    tls_certificate: str = ""  # path of the certificate chain (PEM); with it sockets are wss://
+    tls_key: str = ""  # path of its key (PEM)
     trusted_proxies: str = ""  # comma-separated addresses whose X-Forwarded-For counts
     allowed_origins: str = ""  # comma-separated origins besides the server's own; "*" allows all
 
     # Engines: with a URL nothing is embedded.
-    database_url: str = ""
+    database_url: str = ""  # PostgreSQL 15 or newer: postgresql://user:password@host/name
     migrate_url: str = ""  # owner's URL when the application's user may not migrate
-    redis_url: str = ""
-    redis_prefix: Annotated[str, Meta(pattern="^[a-z0-9_-]{1,32}$")] = "tm"
+    redis_url: str = ""  # Redis 7 or Valkey, one, Sentinel or Cluster; docs/operations.md has the forms
+    redis_prefix: Annotated[str, Meta(pattern="^[a-z0-9_-]{1,32}$")] = "tm"  # of all keys and pub/sub channels
     postgres_bin: str = ""  # folder with initdb and postgres; default: the embedded wheel's
     valkey_bin: str = ""  # path of valkey-server or redis-server; default: the embedded wheel's
-    database_pool_size: Annotated[int, Meta(ge=2, le=500)] = 16
+    database_pool_size: Annotated[int, Meta(ge=2, le=500)] = 16  # connections of one process, at most
 
     # Development: opens token minting, free coins and the demo's sign-in; refused off loopback unless forced.
-    dev: bool = False
-    dev_force: bool = False
+    dev: bool = False  # as --dev
+    dev_force: bool = False  # allows it off loopback
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["console", "json"] = "console"
+    log_format: Literal["console", "json"] = "console"  # json for collectors
 
     # Identity.
-    tenant: Annotated[str, Meta(min_length=1, max_length=64)] = "main"
-    jwt_secret: str = ""  # default: a random one kept in the data folder
-    jwt_issuer: str = "talkmeter"
-    jwt_audience: str = "talkmeter"
-    firebase_project_id: str = ""
-    firebase_credentials: str = ""  # path of a service account file
-    firebase_clock_skew_s: Annotated[int, Meta(ge=0, le=60)] = 5
+    tenant: Annotated[str, Meta(min_length=1, max_length=64)] = "main"  # of tokens that name none
+    jwt_secret: str = ""  # id:secret,id:secret, the first signs; default: a random one in the data folder
+    jwt_issuer: str = "talkmeter"  # the claim iss of the backend's tokens
+    jwt_audience: str = "talkmeter"  # their claim aud
+    firebase_project_id: str = ""  # whose ID tokens are taken too
+    firebase_credentials: str = ""  # path of a service account file; with it pushes are sent
+    firebase_clock_skew_s: Annotated[int, Meta(ge=0, le=60)] = 5  # allowed in ID tokens
     fcm_url: str = ""  # messaging endpoint; default: Google's
 
     # Sockets.
-    sign_in_timeout_ms: Millis = 10_000
-    heartbeat_ms: Millis = 25_000
-    frame_bytes_max: Bytes = 64 * 1024
-    outbox_bytes_max: Bytes = 1024 * 1024
-    unauthenticated_max: Count = 1_000
-    unauthenticated_per_ip_max: Count = 200
-    connections_max: Count = 18_000  # below the usual limit of 20,000 open files
+    sign_in_timeout_ms: Millis = 10_000  # from the upgrade to a sign-in
+    heartbeat_ms: Millis = 25_000  # silence of a client before it is pinged
+    frame_bytes_max: Bytes = 64 * 1024  # of a message from a client, whole and inflated
+    outbox_bytes_max: Bytes = 1024 * 1024  # unsent bytes of one socket, above which it is closed as slow
+    unauthenticated_max: Count = 1_000  # sockets of one process that have not signed in
+    unauthenticated_per_ip_max: Count = 200  # the same of one address; and its connections in TLS or HTTP
+    connections_max: Count = 18_000  # of one process; below the usual limit of 20,000 open files
     connections_per_ip_max: Count = 18_000  # of one address (an IPv6 /64); carriers put a town behind one
     accepts_per_ip_per_s: Count = 500  # new sockets of one address, sustained
     accepts_per_ip_burst: Count = 2_000
     request_timeout_ms: Millis = 10_000  # from a connection to its whole request
-    tls_handshake_timeout_ms: Millis = 10_000
-    compression: bool = False
-    drain_ms: Millis = 5_000
+    tls_handshake_timeout_ms: Millis = 10_000  # from a connection to the end of its handshake
+    compression: bool = False  # take offers of permessage-deflate
+    drain_ms: Millis = 5_000  # over which a node that stops closes its sockets
 
     # Rates: 30/60s is 30 at once and 30 more in every 60 seconds; off bounds nothing (docs/decisions/0062).
     requests_per_s: Count = 50  # per connection, sustained; an operation costs 1 to 5
@@ -97,21 +97,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_failed_sign_ins: RateText = "600/60s"  # per address and node
 
     # Calls and money.
-    ring_timeout_ms: Millis = 30_000
-    ring_cap_ms: Millis = 60_000
-    connect_timeout_ms: Millis = 20_000
-    proof_grace_ms: Millis = 15_000
+    ring_timeout_ms: Millis = 30_000  # from the first receipt of a ring
+    ring_cap_ms: Millis = 60_000  # from the invite to the end of ringing, whatever happens
+    connect_timeout_ms: Millis = 20_000  # from the answer until both sides have media
+    proof_grace_ms: Millis = 15_000  # silence of a side after which the call ends at its last proof of life
     low_balance_ms: Thresholds = "60000"  # up to 4, comma-separated and descending: warn when so much talk is left
-    commission_bp: Annotated[int, Meta(ge=0, le=10_000)] = 3_000
+    commission_bp: Annotated[int, Meta(ge=0, le=10_000)] = 3_000  # the platform's part of every price; 100 are 1 %
 
     # Media.
     media_provider: Literal["webrtc", "agora"] = "webrtc"
     agora_app_id: str = ""
     agora_certificate: str = ""
-    agora_token_version: Literal["007", "006"] = "007"
-    stun_urls: str = ""
-    turn_urls: str = ""
-    turn_secret: str = ""
+    agora_token_version: Literal["007", "006"] = "007"  # 006 for old SDKs
+    stun_urls: str = ""  # comma-separated, as stun:host:port
+    turn_urls: str = ""  # comma-separated, as turn:host:port?transport=udp
+    turn_secret: str = ""  # shared with the TURN servers (coturn: use-auth-secret)
 
     @property
     def loopback(self) -> bool:
@@ -146,7 +146,7 @@ def load(environ: Mapping[str, str], **overrides: object) -> Settings:
             continue
         name = variable[len(PREFIX) :].lower()
         if name not in names:
-            raise SettingsError(f"{variable} is not a setting; see docs/operations.md for those that are")
+            raise SettingsError(f"{variable} is not a setting; see docs/settings.md for those that are")
         values[name] = text
     values |= {name: value for name, value in overrides.items() if value is not None}
     for name, value in values.items():

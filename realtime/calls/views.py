@@ -163,6 +163,7 @@ EVENTS = (
         name="call.signal",
         data=CallSignal,
         durable=False,
+        logged=True,
         summary="WebRTC offer, answer or candidate of the other side; kept in the stream for a reconnect.",
     ),
 )

@@ -27,6 +27,7 @@ EVENTS: tuple[EventType, ...] = (
         name="channel.message",
         data=ChannelMessage,
         durable=False,
+        logged=True,
         summary="A message in a joined channel; kept in the channel's log unless it was ephemeral.",
     ),
     EventType(

@@ -10,19 +10,10 @@ from typing import Final
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from realtime.client.errors import Stopped
-from realtime.protocol.close_codes import CloseCode
+from realtime.protocol.close_codes import STOP_FROM, CloseCode
 
-STOP_FROM: Final = 4500
 PASSING_STATUSES: Final = frozenset({408, 425, 429})  # refusals of an upgrade that are worth another try
-PATIENT_CLOSES: Final = frozenset({CloseCode.RATE_LIMITED, CloseCode.OVERLOADED})
-NEXT_ACTIONS: Final[dict[int, str]] = {
-    CloseCode.UNAUTHENTICATED: "sign_in",
-    CloseCode.TOKEN_EXPIRED: "sign_in",
-    CloseCode.SIGNED_OUT: "sign_in",
-    CloseCode.REPLACED: "sign_in",
-    CloseCode.SIGN_IN_TIMEOUT: "sign_in",
-    CloseCode.UPDATE_APP: "update_app",
-}
+_KNOWN: Final = frozenset(CloseCode)  # a newer server may send others
 
 
 class Lost(Exception):
@@ -39,8 +30,9 @@ def ending(closed: ConnectionClosed) -> Lost | Stopped:
     reason = closed.rcvd.reason if closed.rcvd else "the connection was lost"
     if code >= STOP_FROM:
         message = f"closed by the server: {code} {reason}"
-        return Stopped(message, code=reason or str(code), close_code=code, next_action=NEXT_ACTIONS.get(code))
-    return Lost(f"{code} {reason}", patient=code in PATIENT_CLOSES)
+        action = CloseCode(code).next_action if code in _KNOWN else None
+        return Stopped(message, code=reason or str(code), close_code=code, next_action=action)
+    return Lost(f"{code} {reason}", patient=code in _KNOWN and CloseCode(code).patient)
 
 
 def refused_upgrade(exc: InvalidStatus) -> Lost:

@@ -197,5 +197,5 @@ class Unsupported(TalkmeterError):
 
 
 def all_errors() -> list[type[TalkmeterError]]:
-    """Return every error class, for the generated documentation and for clients' tables."""
-    return [Internal, *(cls for cls in TalkmeterError.__subclasses__() if cls is not Internal)]
+    """Return every error class of this module, for the generated documentation."""
+    return [cls for cls in TalkmeterError.__subclasses__() if cls.__module__ == __name__]

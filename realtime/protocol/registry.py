@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Any
 
 from msgspec import Struct
 
 from realtime.protocol.later import Later
 
-Handler = Callable[[Any, Any], Awaitable[Struct | Later[Struct]] | Struct]
+Answer = Struct | Later[Any]
+Handler = Callable[[Any, Any], Awaitable[Answer] | Answer]
 
 
 class Empty(Struct):
@@ -28,12 +30,12 @@ class Route:
         op: its name on the wire, `feature.verb`.
         data: schema of the request's data.
         ok: schema of the answer.
-        handler: `async def (Request, data) -> ok`, or Later of it when nothing is left but to wait; a plain function
-            when `inline`.
+        handler: `async def (Request, data) -> ok`, or Later of it when nothing is left but to wait. A plain function
+            never waits itself: it is called as soon as it is its turn, without a task.
         mutation: changes something in PostgreSQL: needs a key, runs in one transaction with its stored reply.
         shared: a mutation whose handler has it done in a transaction that it shares with others, which also stores the
             reply under `rq.key`; it raises Repeated when there is one.
-        inline: answered at once, ahead of requests that wait; must not block.
+        inline: answered at once, ahead of requests that wait; its handler is a plain function.
         signed_in: refused before sign-in (all but session.sign_in).
         roles: at least one is needed; empty means everybody.
         cost: what the request takes from its connection's rate bucket.
@@ -54,6 +56,11 @@ class Route:
     begins: bool = False
     summary: str = ""
 
+    @property
+    def waits(self) -> bool:
+        """Whether the handler is a coroutine function."""
+        return iscoroutinefunction(self.handler)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventType:
@@ -62,7 +69,9 @@ class EventType:
     Attributes:
         name: on the wire, `feature.what_happened`.
         data: schema of its data.
-        durable: kept in the event outbox and the user's log, never silently dropped; else coalesced or dropped.
+        durable: kept in the event outbox and the user's log, never silently dropped.
+        logged: kept in a stream's log only, so a reconnect gets it as long as Redis lives. What is neither durable nor
+            logged may be merged or dropped.
         ack: the device must answer with `{ack: [event_id]}`.
     """
 
@@ -70,4 +79,5 @@ class EventType:
     data: type[Struct]
     durable: bool
     ack: bool = False
+    logged: bool = False
     summary: str = ""

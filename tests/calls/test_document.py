@@ -12,7 +12,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "calls.md"
 
 
 def test_page_is_what_the_rules_do() -> None:
-    assert PAGE.read_text() == document(), "python -m realtime.calls.document > docs/calls.md"
+    assert PAGE.read_text() == document(), "run `talkmeter docs`"
 
 
 def test_page_has_an_example_of_every_event_in_the_table() -> None:
