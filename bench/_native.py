@@ -63,12 +63,15 @@ class Answer:
     replies: int
     events: int
     published: int
+    lost: int
+    doubled: int
     handshakes: int
     bytes: int
     errors: int
     closed: int
     p50_us: float
     p99_us: float
+    late_p99_us: float
 
     @property
     def busy(self) -> float:
@@ -101,6 +104,10 @@ class Load:
     def fan_out(self, seconds: float, *, publishers: int, in_flight: int) -> Answer:
         """So many connections publish, with so many messages in flight for each, and all due at every connection."""
         return self._command(f"fanout {seconds} {publishers} {in_flight}")
+
+    def pairs(self, seconds: float, *, in_flight: int = 0, rate: float = 0) -> Answer:
+        """In each pair of connections the one sends what the other has to hear: so many in flight, or evenly paced."""
+        return self._command(f"pairs {seconds} {in_flight} {rate}")
 
     def handshakes(self, seconds: float) -> Answer:
         """Open and drop connections."""
@@ -260,6 +267,11 @@ def process_cpu_s(pid: int) -> float:
     """Return the CPU time of one process."""
     times = psutil.Process(pid).cpu_times()
     return times.user + times.system
+
+
+def stolen_s() -> float:
+    """Return the time that the host has taken from this virtual machine's cores; 0 where that is unknown."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
 
 
 def median(values: Sequence[float]) -> float:

@@ -11,28 +11,21 @@ from pathlib import Path
 import jwt
 import psutil
 
-from bench.harness import UNBOUND, CpuSeconds, ServerProcess, cpu_seconds, pin, server_process, split_cores
-
-SECRET = "bench-secret-that-is-long-enough-for-hs256"  # of servers that live for one benchmark
-TOKEN_LIFE_S = 86_400
-SETTINGS = {
-    "jwt_secret": SECRET,
-    "log_level": "error",
-    **UNBOUND,
-}
+from bench._native import SECRET, TOKEN_LIFE_S, unlimited
+from bench.harness import CpuSeconds, ServerProcess, cpu_seconds, pin, server_process, split_cores
 
 
 @contextmanager
 def two_nodes() -> Iterator[tuple[ServerProcess, ServerProcess]]:
     """Run two nodes on the server's cores; the engines, which the first one started, share the generator's."""
     server_cores, load_cores = split_cores()
-    with server_process(settings=SETTINGS, cores=server_cores) as first:
+    with server_process(settings=unlimited(), cores=server_cores) as first:
         engines = json.loads((Path(first.data_dir) / "engines.json").read_text())
         for child in psutil.Process(first.pid).children(recursive=True):
             if not child.name().startswith("python"):
                 pin(load_cores, child.pid)
         urls = {name: engines[name] for name in ("database_url", "redis_url")}
-        with server_process(settings={**SETTINGS, **urls}, cores=server_cores) as second:
+        with server_process(settings=unlimited(**urls), cores=server_cores) as second:
             pin(load_cores)
             yield first, second
 

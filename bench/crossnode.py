@@ -3,25 +3,43 @@
 Pairs of members of a channel, one on each of two server processes: the one publishes, the other hears it. Published
 means checked, dispatched, appended to the channel's log in Valkey and published there; heard means read by the other
 node, encoded and written to its socket. First as much as goes, with some messages in flight for each pair; then
-half of that evenly paced, which is where the latencies are taken. Both nodes share the server's cores.
+half of that, one message at a time and evenly, whatever comes back, which is where the latencies are taken: from just
+before the send on the one socket to just after the read on the other. Both nodes share the server's cores; the
+generator shares its own with Valkey and PostgreSQL. Every message is counted: `lost` was not heard within 10 s of the
+end, `doubled` was heard twice or by the wrong one; a refusal ends the run. What the tail owes to the machine is shown:
+`half_load_generator_late_p99_ms` is by how much the generator missed its moments, `half_load_stolen` the cores that the
+host of a virtual machine took.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import time
-from dataclasses import dataclass, field
-from typing import Any
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import uvloop
+from bench._native import Answer, Load, bench, port_of, stolen_s
+from bench._nodes import cpu_of, two_nodes
+from bench.harness import CpuSeconds, Figures, Scenario, ServerProcess
 
-from bench._nodes import Busy, cpu_of, token, two_nodes
-from bench._socket import LeanSocket
-from bench.harness import Figures, Scenario, ServerProcess, latency_figures
+WARM_UP_S = 1.5  # also lets the news of the joins die down
+CHANNEL = "pair-#########"  # the generator puts the pair's number there
+COUNTER = "000000000"  # and counts up here
+JOIN = {"id": 2, "op": "channel.join", "data": {"channel": CHANNEL, "history": 0}}
 
-WARM_UP_S = 1.0
-DRAIN_S = 10.0  # for what is still under way when a measurement ends
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One stretch, what the nodes and their engines spent on all of its messages, and what the host took meanwhile."""
+
+    answer: Answer
+    cpu: CpuSeconds
+    stolen_s: float
+
+    @property
+    def per_s(self) -> float:
+        """Messages heard a second while it lasted."""
+        return self.answer.events / self.answer.seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,124 +49,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bytes", type=int, default=200, help="size of a message's text [200]")
 
 
-@dataclass
-class Pair:
-    """A publisher on one node and a listener on the other."""
-
-    name: str
-    text: str
-    sender: LeanSocket | None = None
-    listener: LeanSocket | None = None
-    window: int = 0  # messages to keep in flight; 0 leaves sending to somebody else
-    sent: int = 0
-    heard: int = 0
-    quiet: asyncio.Event = field(default_factory=asyncio.Event)  # nothing is under way
-    latencies_ms: list[float] = field(default_factory=list)
-
-    async def open(self, here: ServerProcess, there: ServerProcess) -> None:
-        self.sender = await self._join(here, f"{self.name}-sender", lambda message: None)
-        self.listener = await self._join(there, f"{self.name}-listener", self._received)
-
-    async def _join(self, server: ServerProcess, user: str, received: Any) -> LeanSocket:
-        socket = await LeanSocket.open(server.socket_url, received)
-        await socket.ask("session.sign_in", {"token": token(user), "device_id": "bench"})
-        await socket.ask("channel.join", {"channel": self.name, "history": 0})
-        return socket
-
-    def send(self) -> None:
-        assert self.sender is not None
-        self.sent += 1
-        self.quiet.clear()
-        data = {"at": time.perf_counter(), "text": self.text}
-        # The reply is of no interest here; what counts is what comes out at the other end.
-        self.sender.request("channel.publish", {"channel": self.name, "data": data})
-
-    def _received(self, message: dict[str, Any]) -> None:
-        if message["event"] != "channel.message":
-            return
-        self.heard += 1
-        self.latencies_ms.append((time.perf_counter() - message["data"]["data"]["at"]) * 1e3)
-        if self.window and self.sent - self.heard < self.window:
-            self.send()
-        elif self.sent == self.heard:
-            self.quiet.set()
-
-    def close(self) -> None:
-        for socket in (self.sender, self.listener):
-            if socket is not None:
-                socket.close()
+def publish(text_bytes: int) -> str:
+    """Return a channel.publish with a text of so many bytes."""
+    data = {"channel": CHANNEL, "data": {"n": COUNTER, "text": "x" * text_bytes}}
+    return json.dumps({"id": 3, "op": "channel.publish", "data": data}, separators=(",", ":"))
 
 
-async def _saturate(pairs: list[Pair], seconds: float, window: int) -> int:
-    """Keep `window` messages in flight for each pair; return how many were heard."""
-    before = sum(pair.heard for pair in pairs)
-    for pair in pairs:
-        pair.window = window
-        for _ in range(window):
-            pair.send()
-    await asyncio.sleep(seconds)
-    heard = sum(pair.heard for pair in pairs) - before
-    for pair in pairs:
-        pair.window = 0
-    await _drained(pairs)
-    return heard
-
-
-async def _drained(pairs: list[Pair]) -> None:
-    async with asyncio.timeout(DRAIN_S):
-        for pair in pairs:
-            await pair.quiet.wait()
-
-
-async def _pace(pairs: list[Pair], seconds: float, rate_per_s: float) -> None:
-    """Send evenly over all pairs, whatever comes back."""
-    loop = asyncio.get_running_loop()
-    began, sent = loop.time(), 0
-    while loop.time() - began < seconds:
-        due = int((loop.time() - began) * rate_per_s)
-        for _ in range(due - sent):
-            pairs[sent % len(pairs)].send()
-            sent += 1
-        await asyncio.sleep(0.001)
-    await _drained(pairs)
-
-
-async def _measure(first: ServerProcess, second: ServerProcess, options: argparse.Namespace) -> Figures:
-    pairs = [Pair(f"pair-{number}", "x" * options.bytes) for number in range(options.pairs)]
-    try:
-        for number, pair in enumerate(pairs):
-            nodes = (first, second) if number % 2 else (second, first)
-            await pair.open(*nodes)
-        await _saturate(pairs, WARM_UP_S, options.window)
-        before = cpu_of((first, second))
-        with Busy() as busy:
-            heard = await _saturate(pairs, options.seconds, options.window)
-        spent = cpu_of((first, second)) - before
-        per_s = heard / options.seconds
-        for pair in pairs:
-            pair.latencies_ms.clear()
-        with Busy() as half_busy:
-            await _pace(pairs, options.seconds, per_s / 2)
-        latencies = [latency for pair in pairs for latency in pair.latencies_ms]
-    finally:
-        for pair in pairs:
-            pair.close()
+def run(options: argparse.Namespace) -> Figures:
+    with bench() as native, two_nodes() as nodes:
+        load = native.load(
+            port_of(nodes[0]),
+            port2=port_of(nodes[1]),
+            connections=2 * options.pairs,
+            first=native.sign_ins(range(2 * options.pairs)),
+            second=json.dumps(JOIN),
+            message=publish(options.bytes),
+        )
+        load.pairs(WARM_UP_S, in_flight=options.window)
+        full = _measure(load, nodes, options.seconds, in_flight=options.window)
+        half = _measure(load, nodes, options.seconds, rate=full.per_s / 2)
     return {
-        "per_s": round(per_s),
-        "half_load_per_s": round(len(latencies) / options.seconds),
-        **latency_figures(latencies),
-        "server_cpu_us_each": round(spent.server / heard * 1e6, 1),
-        "valkey_cpu_us_each": round(spent.valkey / heard * 1e6, 1),
-        "generator_busy": busy.share,
-        "half_load_generator_busy": half_busy.share,
-        "lost": sum(pair.sent - pair.heard for pair in pairs),
+        "per_s": round(full.per_s),
+        "half_load_per_s": round(half.per_s),
+        "p50_ms": round(half.answer.p50_us / 1e3, 3),
+        "p99_ms": round(half.answer.p99_us / 1e3, 3),
+        "server_cpu_us_each": round(full.cpu.server / full.answer.published * 1e6, 1),
+        "valkey_cpu_us_each": round(full.cpu.valkey / full.answer.published * 1e6, 1),
+        "generator_busy": full.answer.busy,
+        "half_load_generator_busy": half.answer.busy,
+        "half_load_generator_late_p99_ms": round(half.answer.late_p99_us / 1e3, 3),
+        "half_load_server_busy": round(half.cpu.server / half.answer.seconds, 3),
+        "half_load_valkey_busy": round(half.cpu.valkey / half.answer.seconds, 3),
+        "half_load_stolen": round(half.stolen_s / half.answer.seconds, 3),
+        "lost": full.answer.lost + half.answer.lost,
+        "doubled": full.answer.doubled + half.answer.doubled,
         "pairs": options.pairs,
     }
 
 
-def run(options: argparse.Namespace) -> Figures:
-    with two_nodes() as (first, second):
-        return uvloop.run(_measure(first, second, options))
+def _measure(load: Load, nodes: Sequence[ServerProcess], seconds: float, *, in_flight: int = 0, rate: float = 0) -> Run:
+    before, stolen_before = cpu_of(nodes), stolen_s()
+    answer = load.pairs(seconds, in_flight=in_flight, rate=rate)
+    return Run(answer, cpu_of(nodes) - before, stolen_s() - stolen_before)
 
 
 SCENARIO = Scenario("cross-node", "messages from one node's socket to another node's", add_arguments, run)
