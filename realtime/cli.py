@@ -1,4 +1,4 @@
-"""The command line: serve, token, audit, migrate, docs. Owns options and what is printed; app.py does the work."""
+"""The command line. Owns the commands, their options and what is printed; app.py and dev.py do the work."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import asyncpg
 import typer
 
 from billing.errors import BillingError
+from realtime.broker.address import BadRedisUrl
 from realtime.config import Settings, SettingsError, load
 from realtime.embedded import ADDRESS_FILE, EngineError, Engines
 from realtime.logs import configure
 from realtime.migrate import MigrationError, ensure_database, migrate
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+HELP = "Signalling and per-minute billing for paid calls. Settings are TALKMETER_* variables too: docs/settings.md."
 
-DataDir = Annotated[str | None, typer.Option(help="Folder of the secret and of the embedded engines.")]
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
+
+DataDir = Annotated[str | None, typer.Option(help="Folder of the signing key and of the embedded engines (data).")]
 DatabaseUrl = Annotated[str | None, typer.Option(help="PostgreSQL 15 or newer; without it one is embedded.")]
 RedisUrl = Annotated[str | None, typer.Option(help="Redis 7 or Valkey; without it one is embedded.")]
 
@@ -30,19 +34,22 @@ def run() -> None:
     """Run the command; a failure that an operator can mend is one line and exit status 2."""
     try:
         app()
-    except (SettingsError, EngineError, MigrationError, BillingError) as exc:
+    except (SettingsError, EngineError, MigrationError, BillingError, BadRedisUrl) as exc:
         print(f"talkmeter: {exc}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (OSError, asyncpg.PostgresError) as exc:  # a port in use, a database that is away or says no
+        print(f"talkmeter: {type(exc).__name__}: {exc}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [default: 8080].")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port (8080); 0 takes a free one.")] = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     redis_url: RedisUrl = None,
-    workers: Annotated[int | None, typer.Option(help="Hub processes behind the port [default: 1].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Hub processes behind the port (1).")] = None,
     dev: Annotated[bool, typer.Option("--dev", help="Open the demo, tokens and free coins; loopback only.")] = False,
     dev_force: Annotated[bool, typer.Option("--dev-force", help="Allow --dev off loopback.")] = False,
 ) -> None:
@@ -69,7 +76,7 @@ def token(
     user: Annotated[str, typer.Option(help="External id of the user.")],
     name: Annotated[str, typer.Option(help="Display name.")] = "",
     host: Annotated[bool, typer.Option("--host", help="Give the user the role host, and a profile.")] = False,
-    coins: Annotated[int, typer.Option(min=0, max=1_000_000, help="Grant so many coins.")] = 0,
+    coins: Annotated[int, typer.Option(min=0, max=1_000_000, help="Top the wallet up to so many coins.")] = 0,
     price: Annotated[int, typer.Option(min=0, help="A host's price per pulse, in coins.")] = 0,
     pulse_ms: Annotated[int, typer.Option(min=0, help="A host's pulse, in milliseconds.")] = 0,
     ttl_s: Annotated[int, typer.Option(min=1, max=31_536_000, help="Life of the token.")] = 86_400,

@@ -142,3 +142,29 @@ async def test_a_server_without_dev_has_no_development_routes(shared: dict[str, 
     async with running(tmp_path, dev=False, **shared) as node, httpx.AsyncClient(base_url=node.url) as http:
         assert (await http.post("/dev/token", json={"user": "x"})).status_code == 404
         assert (await http.get("/demo/")).status_code == 404
+
+
+async def test_a_database_that_is_away_is_told_in_one_line() -> None:
+    away = {"database_url": "postgresql://nobody@127.0.0.1:1/none", "redis_url": "redis://127.0.0.1:1"}
+    status, _, err = await command("serve", **away)
+    assert status == 2
+    assert err.startswith("talkmeter: ConnectionRefusedError")
+    assert len(err.splitlines()) == 1
+
+
+async def test_a_wrong_redis_url_is_told_in_one_line(data_dir: str) -> None:
+    status, _, err = await command("serve", "--data-dir", data_dir, "--redis-url", "http://127.0.0.1")
+    assert status == 2
+    assert err.startswith("talkmeter: http:// is no Redis URL")
+    assert len(err.splitlines()) == 1
+
+
+async def test_a_port_in_use_is_told_in_one_line(data_dir: str, tmp_path: Path) -> None:
+    async with running(tmp_path, "--data-dir", data_dir) as node:
+        port = node.url.rpartition(":")[2]
+        urls = json.loads((Path(data_dir) / "engines.json").read_text())
+        status, _, err = await command("serve", "--port", port, **urls)
+    assert status == 2
+    assert err.startswith("talkmeter: OSError")
+    assert "Address already in use" in err
+    assert len(err.splitlines()) == 1
