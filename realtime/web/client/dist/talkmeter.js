@@ -1,4 +1,4 @@
-// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:aa11f868874dee3fb886cdd7dcc0a6fceeb97ec24e51babe6faac66dfc39657b
+// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:647fd71b0f0156802f41919ec06e16150e67d6bdd96eb5bcae0fdec96096dd61
 
 // src/backoff.ts
 var STABLE_MS = 1e4;

@@ -60,7 +60,6 @@ export type EndReason = Open<
   | "declined"
   | "cancelled"
   | "missed"
-  | "busy"
   | "unreachable"
   | "hung_up_by_caller"
   | "hung_up_by_host"
@@ -94,12 +93,18 @@ export interface Call {
   accepted_device?: string | null;
 }
 
-/** What a WebRTC call needs; Agora's credentials carry other fields under their own `provider`. */
+/** What a device needs to join the media of its call; fields of the other provider are absent. */
 export interface MediaCredentials {
   provider: Open<"webrtc" | "agora">;
-  ice_servers?: { urls: string | string[]; username?: string; credential?: string }[];
-  expires_ms?: number;
-  [field: string]: unknown;
+  /** Ask again, by call.credentials, before this. */
+  expires_ms: number;
+  /** WebRTC. */
+  ice_servers?: { urls: string[]; username?: string; credential?: string }[] | null;
+  /** Agora, as the three below. */
+  app_id?: string | null;
+  channel?: string | null;
+  uid?: number | null;
+  token?: string | null;
 }
 
 /** A stretch of a call: ringing, connecting, free, charged, paused or waived. */
@@ -132,6 +137,19 @@ export interface Receipt {
   promo_coins?: number | null;
   earned_coins?: number | null;
   fee_coins?: number | null;
+}
+
+/** One line of a statement, in signed coins by bucket; a whole call is one line. */
+export interface Entry {
+  entry_id: string;
+  ts_ms: number;
+  kind: string;
+  reason: string;
+  paid: number;
+  promo: number;
+  earned: number;
+  peer?: { id: string; name: string } | null;
+  relates_to?: string | null;
 }
 
 export interface Gift {
@@ -201,7 +219,7 @@ export interface Ops {
   "session.refresh": Ask<{ token: string }, { token_expires_ms: number }>;
   "session.ping": Ask<{ payload?: unknown }, { server_time_ms: number; payload?: unknown }>;
   "session.sign_out": Ask<{ everywhere?: boolean }, Empty>;
-  "presence.set": Ask<{ status: PresenceStatus }, { state: PresenceState }>;
+  "presence.set": Ask<{ status: "online" | "away" | "dnd" | "offline" }, { state: PresenceState }>;
   "presence.watch": Ask<{ users: string[] }, { states: PresenceState[] }>;
   "presence.unwatch": Ask<{ users: string[] }, Empty>;
   "hosts.update": Ask<
@@ -211,14 +229,17 @@ export interface Ops {
     { host: HostCard }
   >;
   "hosts.list": Ask<
-    Page & { languages?: string[]; tags?: string[]; category?: string; media?: Media; max_price_coins?: number },
+    Page & { languages?: string[]; tags?: string[]; category?: string; media?: Media[]; max_price_coins?: number },
     { hosts: HostCard[]; cursor?: string | null }
   >;
-  "hosts.watch": Ask<Empty, { hosts: HostCard[] }>;
+  "hosts.watch": Ask<Empty, { hosts: HostCard[]; cursor?: string | null }>;
   "hosts.unwatch": Ask<Empty, Empty>;
-  "call.invite": Ask<{ host: string; media: Media }, { call: Call }>;
+  "call.invite": Ask<
+    { host: string; media: Media; price_coins?: number },
+    { call: Call; media?: MediaCredentials | null }
+  >;
   "call.accept": Ask<OneCall, { call: Call; media: MediaCredentials }>;
-  "call.decline": Ask<OneCall & { reason?: string }, { call: Call }>;
+  "call.decline": Ask<OneCall, { call: Call }>;
   "call.cancel": Ask<OneCall, { call: Call }>;
   "call.hang_up": Ask<OneCall & { sent_ms_ago?: number }, { call: Call; receipt?: Receipt | null }>;
   "call.media": Ask<OneCall & { state: "connected" | "lost" }, { call: Call }>;
@@ -229,10 +250,10 @@ export interface Ops {
   "call.history": Ask<Page, { calls: Call[]; cursor?: string | null }>;
   "call.receipt": Ask<OneCall, { receipt: Receipt }>;
   "wallet.get": Ask<Empty, { wallet: Wallet }>;
-  "wallet.history": Ask<Page, { entries: Record<string, unknown>[]; cursor?: string | null }>;
+  "wallet.history": Ask<Page, { entries: Entry[]; cursor?: string | null }>;
   "gift.list": Ask<Empty, { gifts: Gift[] }>;
   "gift.send": Ask<{ to: string; gift_id: string; call_id?: string }, { wallet: Wallet; gift: Gift }>;
-  "chat.send": Ask<{ to: string; kind: Open<"text">; body: string }, { message: Message }>;
+  "chat.send": Ask<{ to: string; kind?: Open<"text">; body: string }, { message: Message }>;
   "chat.history": Ask<
     { with: string; before?: number; after?: number; limit?: number },
     { messages: Message[]; more: boolean }
@@ -251,7 +272,7 @@ export interface Ops {
     { channel: string; after?: string; limit?: number },
     { count: number; users: string[]; more: boolean }
   >;
-  "device.register": Ask<{ push_kind: Open<"fcm">; push_address: string; platform: string }, Empty>;
+  "device.register": Ask<{ push_kind: Open<"fcm" | "fcm_fid">; push_address: string; platform?: string }, Empty>;
   "device.unregister": Ask<Empty, Empty>;
   "profile.update": Ask<{ name?: string; avatar_url?: string }, { user: Person }>;
   "push.mute": Ask<{ category: Open<"calls" | "messages" | "money" | "reminders">; muted: boolean }, PushSettings>;
@@ -265,7 +286,7 @@ type CallEvent = { call: Call };
 export interface Events {
   "call.incoming": CallEvent;
   "call.ringing": CallEvent;
-  "call.accepted": CallEvent & { media?: MediaCredentials };
+  "call.accepted": CallEvent;
   "call.answered_elsewhere": CallEvent;
   "call.connected": CallEvent;
   "call.charged": CallEvent & { wallet: Wallet; period: number; price_coins: number };

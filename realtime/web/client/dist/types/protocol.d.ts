@@ -46,7 +46,7 @@ export interface Wallet {
     v: number;
 }
 export type CallState = Open<"inviting" | "ringing" | "accepted" | "connected" | "ended">;
-export type EndReason = Open<"declined" | "cancelled" | "missed" | "busy" | "unreachable" | "hung_up_by_caller" | "hung_up_by_host" | "insufficient_funds" | "exhausted" | "lost" | "failed">;
+export type EndReason = Open<"declined" | "cancelled" | "missed" | "unreachable" | "hung_up_by_caller" | "hung_up_by_host" | "insufficient_funds" | "exhausted" | "lost" | "failed">;
 export interface Call {
     call_id: string;
     v: number;
@@ -70,16 +70,22 @@ export interface Call {
     earned_coins?: number | null;
     accepted_device?: string | null;
 }
-/** What a WebRTC call needs; Agora's credentials carry other fields under their own `provider`. */
+/** What a device needs to join the media of its call; fields of the other provider are absent. */
 export interface MediaCredentials {
     provider: Open<"webrtc" | "agora">;
+    /** Ask again, by call.credentials, before this. */
+    expires_ms: number;
+    /** WebRTC. */
     ice_servers?: {
-        urls: string | string[];
+        urls: string[];
         username?: string;
         credential?: string;
-    }[];
-    expires_ms?: number;
-    [field: string]: unknown;
+    }[] | null;
+    /** Agora, as the three below. */
+    app_id?: string | null;
+    channel?: string | null;
+    uid?: number | null;
+    token?: string | null;
 }
 /** A stretch of a call: ringing, connecting, free, charged, paused or waived. */
 export interface ReceiptLine {
@@ -113,6 +119,21 @@ export interface Receipt {
     promo_coins?: number | null;
     earned_coins?: number | null;
     fee_coins?: number | null;
+}
+/** One line of a statement, in signed coins by bucket; a whole call is one line. */
+export interface Entry {
+    entry_id: string;
+    ts_ms: number;
+    kind: string;
+    reason: string;
+    paid: number;
+    promo: number;
+    earned: number;
+    peer?: {
+        id: string;
+        name: string;
+    } | null;
+    relates_to?: string | null;
 }
 export interface Gift {
     gift_id: string;
@@ -207,7 +228,7 @@ export interface Ops {
         everywhere?: boolean;
     }, Empty>;
     "presence.set": Ask<{
-        status: PresenceStatus;
+        status: "online" | "away" | "dnd" | "offline";
     }, {
         state: PresenceState;
     }>;
@@ -226,7 +247,7 @@ export interface Ops {
         languages?: string[];
         tags?: string[];
         category?: string;
-        media?: Media;
+        media?: Media[];
         max_price_coins?: number;
     }, {
         hosts: HostCard[];
@@ -234,21 +255,22 @@ export interface Ops {
     }>;
     "hosts.watch": Ask<Empty, {
         hosts: HostCard[];
+        cursor?: string | null;
     }>;
     "hosts.unwatch": Ask<Empty, Empty>;
     "call.invite": Ask<{
         host: string;
         media: Media;
+        price_coins?: number;
     }, {
         call: Call;
+        media?: MediaCredentials | null;
     }>;
     "call.accept": Ask<OneCall, {
         call: Call;
         media: MediaCredentials;
     }>;
-    "call.decline": Ask<OneCall & {
-        reason?: string;
-    }, {
+    "call.decline": Ask<OneCall, {
         call: Call;
     }>;
     "call.cancel": Ask<OneCall, {
@@ -289,7 +311,7 @@ export interface Ops {
         wallet: Wallet;
     }>;
     "wallet.history": Ask<Page, {
-        entries: Record<string, unknown>[];
+        entries: Entry[];
         cursor?: string | null;
     }>;
     "gift.list": Ask<Empty, {
@@ -305,7 +327,7 @@ export interface Ops {
     }>;
     "chat.send": Ask<{
         to: string;
-        kind: Open<"text">;
+        kind?: Open<"text">;
         body: string;
     }, {
         message: Message;
@@ -370,9 +392,9 @@ export interface Ops {
         more: boolean;
     }>;
     "device.register": Ask<{
-        push_kind: Open<"fcm">;
+        push_kind: Open<"fcm" | "fcm_fid">;
         push_address: string;
-        platform: string;
+        platform?: string;
     }, Empty>;
     "device.unregister": Ask<Empty, Empty>;
     "profile.update": Ask<{
@@ -398,9 +420,7 @@ type CallEvent = {
 export interface Events {
     "call.incoming": CallEvent;
     "call.ringing": CallEvent;
-    "call.accepted": CallEvent & {
-        media?: MediaCredentials;
-    };
+    "call.accepted": CallEvent;
     "call.answered_elsewhere": CallEvent;
     "call.connected": CallEvent;
     "call.charged": CallEvent & {
