@@ -82,7 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     compression: bool = False  # take offers of permessage-deflate
     drain_ms: Millis = 5_000  # over which a node that stops closes its sockets
 
-    # Rates: 30/60s is 30 at once and 30 more in every 60 seconds; off bounds nothing (docs/decisions/0062).
+    # Rates: 30/60s is 30 at once and 30 more in every 60 seconds; off bounds nothing (ADR 62).
     requests_per_s: Count = 50  # per connection, sustained; an operation costs 1 to 5
     requests_burst: Burst = 200
     user_requests_per_s: Count = 100  # per user, over all connections to one node
