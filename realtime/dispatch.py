@@ -5,8 +5,9 @@ one place where exceptions become error replies. Sessions and requests are reque
 mutations.py's. Must never import a feature.
 
 Order: requests of a connection are handled one after another, in the order in which they came, so that a client
-may send without waiting. Inline operations (ping) are answered at once. A handler that returns a `Later` has done its
-part: the next request begins, and the reply follows when the value is there.
+may send without waiting. A handler that is a plain function is called at once when nothing of its connection waits
+before it; inline operations (ping) do not even wait for that. A handler that returns a `Later` has done its part: the
+next request begins, and the reply follows when the value is there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
@@ -62,6 +63,19 @@ UNSIGNED_REQUESTS_MAX = 10  # requests before sign-in; a client needs one or two
 UNREACHABLE = (*database.UNREACHABLE, redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 
 
+class _Entry(NamedTuple):
+    """A route as one codec's sockets reach it.
+
+    Attributes:
+        decode: from raw data to the route's schema.
+        at_once: nothing has to be waited for before the reply, or a Later of it, is there.
+    """
+
+    route: Route
+    decode: Callable[[Any], Any]
+    at_once: bool
+
+
 class Dispatcher:
     """Implements the transport's SocketHandler over a table of routes."""
 
@@ -88,7 +102,7 @@ class Dispatcher:
         self._on_ack = on_ack
         self._translate = translate
         self._routes: dict[str, Route] = {}
-        self._decoders: dict[tuple[str, str], Callable[[Any], Any]] = {}
+        self._entries: dict[str, dict[str, _Entry]] = {}  # by codec and operation
         self._tasks: set[asyncio.Task[None]] = set()
         self._later: set[asyncio.Future[Any]] = set()
         self.sessions: dict[int, Session] = {}
@@ -110,8 +124,10 @@ class Dispatcher:
             if route.op in self._routes:
                 raise ValueError(f"two routes for {route.op}")
             self._routes[route.op] = route
+            at_once = not (route.waits or route.mutation or self._rates.counts_everywhere(route.op))
             for codec in known:
-                self._decoders[codec.name, route.op] = codec.data_decoder(route.data)
+                entry = _Entry(route, codec.data_decoder(route.data), at_once)
+                self._entries.setdefault(codec.name, {})[route.op] = entry
 
     # What the transport calls.
 
@@ -130,9 +146,10 @@ class Dispatcher:
             if op is None:
                 self._acknowledged(session, frame)
                 return
-            route = self._routes.get(op)
-            if route is None:
+            entry = self._entries[codec.name].get(op)
+            if entry is None:
                 raise UnknownOp(f"there is no operation {op!r}", op=op)
+            route, decode, at_once = entry
             wait_ms = self._rates.take(session, op, route.cost, time.monotonic())
             if wait_ms:
                 raise RateLimited(retry_after_ms=wait_ms)
@@ -140,20 +157,15 @@ class Dispatcher:
                 self._let_in(session, route)
             if route.begins and self._draining:
                 raise Draining
-            data = self._decoders[codec.name, op](frame.data if len(frame.data) else codec.empty)
-            if route.inline:
-                ok = route.handler(Request(session, time.time_ns() // 1_000_000), data)
-                self.handled += 1
-                conn.send_reply(codec.encode(OkReply(frame.id, ok)))
-                return
-            self._enqueue(session, frame, route, data)
+            data = decode(frame.data if len(frame.data) else codec.empty)
+            if at_once and (session.queue is None or route.inline):
+                self._answer_at_once(session, frame, route, data)
+            else:
+                self._enqueue(session, frame, route, data)
         except TalkmeterError as exc:
             self._refuse(session, frame, exc)
         except msgspec.DecodeError as exc:
             self._refuse(session, frame, _invalid_data(exc))
-        except Exception:
-            log.exception("inline_handler_failed", op=frame.op if frame else None)
-            self._refuse(session, frame, Internal())
 
     def closed(self, conn: Socket, code: int) -> None:
         session: Session = conn.session
@@ -196,6 +208,24 @@ class Dispatcher:
         wait_ms = self._rates.take(session, ACK, 1, time.monotonic())
         if not wait_ms and frame.ack:
             self._enqueue(session, frame, None, frame.ack)
+
+    def _answer_at_once(self, session: Session, frame: Frame, route: Route, data: Struct) -> None:
+        if session.later >= PENDING_MAX:
+            raise TooManyPending(retry_after_ms=1_000)
+        try:
+            request = Request(session, time.time_ns() // 1_000_000)
+            if route.roles:
+                _check_role(request, route)
+            ok: Any = route.handler(request, data)
+            if type(ok) is Later:
+                self._answer_later(session, frame, route, ok)
+                return
+            reply = session.conn.codec.encode(OkReply(frame.id, ok))
+        except Exception as exc:
+            self._refuse(session, frame, self._as_error(exc, route.op))
+        else:
+            self.handled += 1
+            session.conn.send_reply(reply)
 
     def _enqueue(self, session: Session, frame: Frame, route: Route | None, data: Any) -> None:
         if session.queue is None:
@@ -271,14 +301,15 @@ class Dispatcher:
         request = Request(session, time.time_ns() // 1_000_000)
         if route.signed_in and session.principal is None:
             raise Unauthenticated
-        if route.roles and not route.roles & request.principal.roles:
-            raise Forbidden(needs=sorted(route.roles))
+        if route.roles:
+            _check_role(request, route)
         if self._rates.counts_everywhere(route.op):
             wait_ms = await self._rates.take_everywhere(request.principal.user_id, route.op)
             if wait_ms:
                 raise RateLimited(retry_after_ms=wait_ms)
         if not route.mutation:
-            return await route.handler(request, data)  # type: ignore[misc]
+            ok: Any = route.handler(request, data)
+            return (await ok) if route.waits else ok
         if frame.key is None:
             raise KeyRequired
         return await self._mutations.run(request, route, data, frame.key)
@@ -331,6 +362,11 @@ class Dispatcher:
         elif isinstance(error, Draining):
             # It would be closed soon anyway; at once, the client repeats its request where it can begin.
             conn.close(CloseCode.GOING_AWAY, CloseCode.GOING_AWAY.reason)
+
+
+def _check_role(request: Request, route: Route) -> None:
+    if not route.roles & request.principal.roles:
+        raise Forbidden(needs=sorted(route.roles))
 
 
 def _invalid_data(exc: msgspec.DecodeError) -> InvalidData:

@@ -213,7 +213,8 @@ class Hub:
                 return
             here.send(EncodedEvent.of(event, here.name), self._fan_out)
         else:
-            self._close_doomed(here)
+            if here.doomed:
+                self._close_doomed(here)
             self._take(here, event)
 
     def restored(self, streams: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ class Session:
         principal: who signed in, or None.
         full_at, allowance: its bucket, and those of its user; see realtime/rates.
         later: requests whose reply is under way.
-        after_reply: run once, right after the reply to the present request has been queued.
+        after_reply: run once, right after the reply to the present request has been queued; for handlers that wait.
         warned_of_ms: the token expiry that the client has been warned of.
     """
 

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-import hiredis
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import Connection as TcpConnection
@@ -22,13 +21,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from realtime.broker.address import Address, RedisUrl, read_url
-from realtime.broker.wire import Command, Wire
+from realtime.broker.wire import TIMEOUT_S, Answered, Command, Wire
 from realtime.protocol.errors import Unavailable
 
 CONNECT_TIMEOUT_S: Final = 2.0
-COMMAND_TIMEOUT_S: Final = 3.0  # a script answers in microseconds; longer means that the server is gone
 POOL_MAX: Final = 64
-DEMOTED: Final = ("READONLY", "LOADING", "MASTERDOWN")  # replies of a server that is no master, or not yet
 # One retry on a fresh connection: pooled ones are dead after a restart. Every script of ours may run twice. Not after a
 # timeout: whoever waits has waited long enough.
 RETRIES: Final = 1
@@ -112,15 +109,18 @@ class Backend:
         wire = self._wire
         if wire is None or wire.closed:
             wire = await self._opened()
-        try:
-            async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                replies = await wire.run(commands)
-        except BaseException:
-            wire.abort()  # whether and when it answers is no longer known
-            raise
-        if any(isinstance(reply, hiredis.ReplyError) and str(reply).startswith(DEMOTED) for reply in replies):
-            wire.abort()  # behind Sentinel the next connection goes to the new master
-        return replies
+        return await wire.run(commands)
+
+    def send(self, commands: Sequence[Command], answered: Answered) -> bool:
+        """Run commands in one go if that takes no waiting; False when there is no connection that stands (`execute`).
+
+        On a cluster that is never so.
+        """
+        wire = self._wire
+        if wire is None or wire.closed:
+            return False
+        wire.send(commands, answered)
+        return True
 
     async def ask(self, server: str, *command: str) -> Any:
         """Run one command on the named server.
@@ -185,7 +185,7 @@ def _options(url: RedisUrl) -> dict[str, Any]:
         **url.options,
         "username": url.username or None,
         "password": url.password or None,
-        "socket_timeout": COMMAND_TIMEOUT_S,
+        "socket_timeout": TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "retry": Retry(NoBackoff(), RETRIES, supported_errors=(RedisConnectionError,)),
         "protocol": 2,

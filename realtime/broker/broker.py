@@ -9,6 +9,7 @@ Unavailable may have happened; repeating it with the same event id is safe.
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -59,6 +60,8 @@ class Broker:
     """
 
     __slots__ = (
+        "_epoch_head",
+        "_epochs",
         "_log_events",
         "_log_ttl_ms",
         "_pipeline",
@@ -74,6 +77,8 @@ class Broker:
     ) -> None:
         self.backend = Backend(url)
         self.keys = Keys(prefix)
+        self._epoch_head = secrets.token_hex(EPOCH_BYTES)  # of this broker's epochs; none is used twice
+        self._epochs = itertools.count()
         self._log_events = log_events
         self._log_ttl_ms = log_ttl_ms
         self._publish = "SPUBLISH" if self.backend.sharded else "PUBLISH"
@@ -198,7 +203,7 @@ class Broker:
         keys = self.keys.stream(stream)
         most = self._log_events if limit is None else limit
         answer = await self._pipeline.script(
-            "replay", (keys.meta, keys.log, keys.seen), _fresh(), at.epoch, at.offset, most, self._log_ttl_ms
+            "replay", (keys.meta, keys.log, keys.seen), self._fresh(), at.epoch, at.offset, most, self._log_ttl_ms
         )
         epoch, head, recovered = answer[0].decode(), answer[1], bool(answer[2])
         events = tuple(unpack(epoch, at.offset + index, entry) for index, entry in enumerate(answer[3:], 1))
@@ -214,7 +219,7 @@ class Broker:
         for stream in streams:
             keys = self.keys.stream(stream)
             answers.append(
-                self._pipeline.script("position", (keys.meta, keys.log, keys.seen), _fresh(), self._log_ttl_ms)
+                self._pipeline.script("position", (keys.meta, keys.log, keys.seen), self._fresh(), self._log_ttl_ms)
             )
         found = []
         for answer in answers:
@@ -233,10 +238,14 @@ class Broker:
 
     def _append(self, stream: str, events: Sequence[StreamEvent]) -> Any:
         keys = self.keys.stream(stream)
-        arguments: list[str | bytes | int] = [_fresh(), self._log_events, self._log_ttl_ms, self._publish]
+        arguments: list[str | bytes | int] = [self._fresh(), self._log_events, self._log_ttl_ms, self._publish]
         for event in events:
             arguments += (event.event_id, event.pack())
         return self._pipeline.script("append", (keys.meta, keys.log, keys.seen, keys.channel), *arguments)
+
+    def _fresh(self) -> str:
+        """Return an epoch that no stream was ever in."""
+        return f"{self._epoch_head}{next(self._epochs):x}"
 
     def _message(self, channel: bytes, payload: bytes) -> None:
         if self._sink is None:
@@ -255,7 +264,3 @@ class Broker:
 def _places(answer: Sequence[Any]) -> list[Position]:
     epoch, *rest = answer
     return [Position(epoch.decode(), offset) for offset in rest[::2]]
-
-
-def _fresh() -> str:
-    return secrets.token_hex(EPOCH_BYTES)

@@ -35,8 +35,7 @@ class Outgoing:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StreamEvent:
+class StreamEvent(NamedTuple):
     """One event for any stream; fields as in `Outgoing`."""
 
     event_id: str

@@ -7,11 +7,10 @@ that one script may touch them all on a Redis Cluster, and the sharded channel l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class StreamKeys:
+class StreamKeys(NamedTuple):
     """The keys of one stream.
 
     Attributes:

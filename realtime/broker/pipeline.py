@@ -11,6 +11,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ import hiredis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from realtime.broker.backend import Backend
+from realtime.broker.wire import Command
 from realtime.protocol.errors import Unavailable
 
 BATCH_MAX: Final = 500  # commands of one pipeline: about 5 ms of the server's time
@@ -25,6 +27,7 @@ PENDING_MAX: Final = 50_000  # beyond this the caller is told at once; the outbo
 BIND_ATTEMPTS: Final = 3  # a server may restart between the loading of a script and its use, hardly three times
 
 SCRIPTS: Final = ("append", "replay", "position")
+ALONE: Final = ""  # the name of the only server
 _RUN_ID: Final = re.compile(rb"run_id:([0-9a-f]{40})")
 Argument = str | bytes | int
 
@@ -38,17 +41,26 @@ class _Call:
     arguments: tuple[Argument, ...]
     answer: asyncio.Future[Any]
 
+    def command(self, bound: Mapping[str, str]) -> Command:
+        return ("EVALSHA", bound[self.script], *self.arguments) if self.script else self.arguments
+
 
 class Pipeline:
-    """Runs scripts and commands, in the order in which they were submitted. Lives on one event loop."""
+    """Runs scripts and commands, in the order in which they were submitted. Lives on one event loop.
 
-    __slots__ = ("_backend", "_bound", "_closed", "_pending", "_sources", "_task")
+    One batch is under way at a time. Where a connection stands and the scripts are loaded, it is sent and settled
+    from callbacks; a task is only made for what has to be waited for: connecting, loading, and all of a cluster.
+    """
+
+    __slots__ = ("_backend", "_bound", "_busy", "_closed", "_pending", "_sources", "_task", "_under_way")
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._sources = load_scripts()
         self._bound: dict[str, Mapping[str, str]] = {}
         self._pending: deque[_Call] = deque()
+        self._under_way: list[_Call] = []
+        self._busy = False  # a batch is under way, or about to leave
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -71,7 +83,7 @@ class Pipeline:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        _fail(self._pending, Unavailable("the broker is closed"))
+        _fail([*self._under_way, *self._pending], Unavailable("the broker is closed"))
         self._pending.clear()
 
     def _submit(self, script: str, key: str, arguments: tuple[Argument, ...]) -> asyncio.Future[Any]:
@@ -81,23 +93,58 @@ class Pipeline:
             _refuse(answer, Unavailable("the broker is closed" if self._closed else "too much is waiting for Redis"))
             return answer
         self._pending.append(_Call(script, key, arguments, answer))
-        if self._task is None or self._task.done():
-            self._task = loop.create_task(self._drain(), name="broker-pipeline")
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._next)  # in the loop's next turn, so all that this turn submits shares the batch
         return answer
 
-    async def _drain(self) -> None:
-        # The task starts in the loop's next turn, so all that this turn submits shares the first pipeline.
-        while self._pending:
-            calls = [self._pending.popleft() for _ in range(min(BATCH_MAX, len(self._pending)))]
-            try:
-                await self._run(calls)
-            except (RedisError, OSError, TimeoutError) as exc:
-                _fail(calls, Unavailable(f"Redis cannot be reached: {exc}"))
-            except asyncio.CancelledError:
-                _fail(calls, Unavailable("the broker is closed"))
-                raise
-            except Exception as exc:  # whatever it is, what waits behind these calls must go on
-                _fail(calls, exc)
+    def _next(self) -> None:
+        """Let the next batch leave, if something waits."""
+        pending = self._pending
+        if not pending:
+            self._busy = False
+            self._under_way = []
+            return
+        calls = [pending.popleft() for _ in range(min(BATCH_MAX, len(pending)))]
+        self._under_way = calls
+        bound = self._bound.get(ALONE)
+        try:
+            if bound is not None and self._backend.send(
+                [call.command(bound) for call in calls], partial(self._answered, calls)
+            ):
+                return
+        except Exception as exc:  # an argument that cannot be packed; what waits behind these calls must go on
+            _fail(calls, exc)
+            asyncio.get_running_loop().call_soon(self._next)
+            return
+        self._wait_for(calls)
+
+    def _answered(self, calls: list[_Call], replies: list[Any] | OSError) -> None:
+        """Settle a batch that was sent, and let the next one leave."""
+        if isinstance(replies, OSError):
+            _fail(calls, Unavailable(f"Redis cannot be reached: {replies}"))
+        elif again := [call for call, reply in zip(calls, replies, strict=True) if not _settled(call, reply)]:
+            del self._bound[ALONE]
+            self._wait_for(again)
+            return
+        if not self._closed:
+            self._next()
+
+    def _wait_for(self, calls: list[_Call]) -> None:
+        """Run a batch in a task."""
+        self._task = asyncio.get_running_loop().create_task(self._patiently(calls), name="broker-pipeline")
+
+    async def _patiently(self, calls: list[_Call]) -> None:
+        try:
+            await self._run(calls)
+        except (RedisError, OSError, TimeoutError) as exc:
+            _fail(calls, Unavailable(f"Redis cannot be reached: {exc}"))
+        except asyncio.CancelledError:
+            _fail(calls, Unavailable("the broker is closed"))
+            raise
+        except Exception as exc:  # whatever it is, what waits behind these calls must go on
+            _fail(calls, exc)
+        self._next()
 
     async def _run(self, calls: list[_Call]) -> None:
         for _ in range(BIND_ATTEMPTS):
@@ -113,17 +160,12 @@ class Pipeline:
         for server in dict.fromkeys(servers):
             if server not in self._bound:
                 self._bound[server] = await self._bind(server)
-        commands = [
-            ("EVALSHA", self._bound[server][call.script], *call.arguments) if call.script else call.arguments
-            for call, server in zip(calls, servers, strict=True)
-        ]
+        commands = [call.command(self._bound[server]) for call, server in zip(calls, servers, strict=True)]
         again: list[_Call] = []
-        for call, server, answer in zip(calls, servers, await self._backend.execute(commands), strict=True):
-            if isinstance(answer, Exception) and _not_loaded(answer):
+        for call, server, reply in zip(calls, servers, await self._backend.execute(commands), strict=True):
+            if not _settled(call, reply):
                 self._bound.pop(server, None)
                 again.append(call)
-            elif not call.answer.done():
-                _settle(call.answer, answer)
         return again
 
     async def _bind(self, server: str) -> Mapping[str, str]:
@@ -164,14 +206,21 @@ def _not_loaded(answer: Exception) -> bool:
     return isinstance(answer, NoScriptError) or str(answer).startswith("NOSCRIPT")
 
 
-def _settle(future: asyncio.Future[Any], answer: Any) -> None:
-    if isinstance(answer, ResponseError | hiredis.ReplyError):
-        # READONLY, LOADING, CLUSTERDOWN, OOM and the like: the server is there, and cannot do it now.
-        _refuse(future, Unavailable(f"Redis refused: {answer}"))
-    elif isinstance(answer, Exception):
-        _refuse(future, Unavailable(f"Redis cannot be reached: {answer}"))
-    else:
-        future.set_result(answer)
+def _settled(call: _Call, reply: Any) -> bool:
+    """Give a call its answer; False when it has to be repeated, because its script is not loaded."""
+    answer = call.answer
+    if not isinstance(reply, Exception):
+        if not answer.done():
+            answer.set_result(reply)
+    elif _not_loaded(reply):
+        return False
+    elif not answer.done():
+        if isinstance(reply, ResponseError | hiredis.ReplyError):
+            # READONLY, LOADING, CLUSTERDOWN, OOM and the like: the server is there, and cannot do it now.
+            _refuse(answer, Unavailable(f"Redis refused: {reply}"))
+        else:
+            _refuse(answer, Unavailable(f"Redis cannot be reached: {reply}"))
+    return True
 
 
 def _refuse(future: asyncio.Future[Any], error: Exception) -> None:

@@ -86,12 +86,12 @@ class ChannelHandlers:
         rq.session.after_reply = partial(self._hub.flow, conn, key(rq.principal, msg.channel))
         return joined
 
-    async def leave(self, rq: Request, msg: ChannelLeave) -> Empty:
+    def leave(self, rq: Request, msg: ChannelLeave) -> Empty:
         self._channels.leave(rq.session.conn, rq.principal, msg.channel)
         return Empty()
 
-    async def publish(self, rq: Request, msg: ChannelPublish) -> ChannelPublishOk | Later[ChannelPublishOk]:
-        return await self._channels.publish(
+    def publish(self, rq: Request, msg: ChannelPublish) -> ChannelPublishOk | Later[ChannelPublishOk]:
+        return self._channels.publish(
             rq.session.conn,
             rq.principal,
             msg.channel,

@@ -17,7 +17,10 @@ class Action(StrEnum):
 
 class Policy(Protocol):
     async def may(self, principal: Principal, channel: str, action: Action) -> bool:
-        """Return whether this user may do that; a channel's name is unique within its tenant."""
+        """Return whether this user may do that; a channel's name is unique within its tenant.
+
+        Asked about both actions when a connection joins; the answer holds until it leaves.
+        """
         ...
 
 

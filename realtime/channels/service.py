@@ -10,8 +10,8 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
-from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
+from typing import Any, Final, NamedTuple
+from uuid import NAMESPACE_OID, uuid5
 
 import msgspec
 import structlog
@@ -29,6 +29,7 @@ from realtime.channels.messages import (
 )
 from realtime.channels.policy import Action, OpenPolicy, Policy
 from realtime.hub import Hub
+from realtime.ids import random_id
 from realtime.protocol.errors import Forbidden, PayloadTooLarge, TooManyPending, Unavailable
 from realtime.protocol.later import Later
 from realtime.protocol.principal import Principal
@@ -56,6 +57,13 @@ class _Room:
     count: int = 0
 
 
+class _Joined(NamedTuple):
+    """What a connection is in a channel: the user it joined as, and whether it may publish."""
+
+    user: str
+    publishes: bool
+
+
 class Channels:
     """All channels of this node. `run` is the owner's task.
 
@@ -73,7 +81,7 @@ class Channels:
         self._members = Members(broker.backend.client, broker.keys, node, **options)
         self._confirm_s = ttl_ms / 3_000 if ttl_ms else CONFIRM_S
         self._rooms: dict[str, _Room] = {}
-        self._joined: dict[Socket, dict[str, str]] = {}  # connection -> stream -> the user it joined as
+        self._joined: dict[Socket, dict[str, _Joined]] = {}  # connection -> stream -> what it is there
         self._untold: set[str] = set()
         self._goodbyes: dict[tuple[str, str], str] = {}  # (stream, user) -> channel: to be taken off in Redis
         self._wake = asyncio.Event()
@@ -100,7 +108,9 @@ class Channels:
             TooManyPending: more than CHANNELS_MAX on this connection.
             Unavailable: Redis cannot be reached.
         """
-        await self._allow(principal, name, Action.JOIN)
+        if not await self._policy.may(principal, name, Action.JOIN):
+            raise Forbidden("you may not join here", channel=name)
+        publishes = await self._policy.may(principal, name, Action.PUBLISH)
         stream = key(principal, name)
         joined = self._joined.get(conn, {})
         if stream not in joined and len(joined) >= CHANNELS_MAX:
@@ -111,7 +121,7 @@ class Channels:
             raise Unavailable("channels need Redis, which cannot be reached")
         try:
             entries = [] if replay.recovered or not history else await self._history(stream, history, replay.offset)
-            census = await self._enter(conn, principal.user, stream, name)
+            census = await self._enter(conn, _Joined(principal.user, publishes), stream, name)
         except BaseException as exc:
             self._hub.leave(conn, stream)
             if isinstance(exc, PresenceUnavailable):
@@ -122,40 +132,44 @@ class Channels:
     def leave(self, conn: Socket, principal: Principal, name: str) -> None:
         """Leave a channel; nothing happens to one who is not in it."""
         stream = key(principal, name)
-        user = self._joined.get(conn, {}).pop(stream, None)
-        if user is not None:
+        joined = self._joined.get(conn, {}).pop(stream, None)
+        if joined is not None:
             self._hub.leave(conn, stream)
-            self._exit(conn, user, stream)
+            self._exit(conn, joined.user, stream)
 
     def forget(self, conn: Socket) -> None:
         """A connection is gone: leave everything it has joined."""
-        for stream, user in self._joined.pop(conn, {}).items():
+        for stream, joined in self._joined.pop(conn, {}).items():
             self._hub.leave(conn, stream)
-            self._exit(conn, user, stream)
+            self._exit(conn, joined.user, stream)
 
-    async def publish(
+    def publish(
         self, conn: Socket, principal: Principal, name: str, data: Any, *, ephemeral: bool, message_id: str | None
     ) -> ChannelPublishOk | Later[ChannelPublishOk]:
         """Publish to a channel that the connection has joined; it has its place in the order when this returns.
 
+        What is ephemeral is on its way then, and may be lost.
+
         Raises:
-            Forbidden: it has not, or the policy refuses.
+            Forbidden: it has not, or the policy refused when it joined.
             PayloadTooLarge: more than DATA_BYTES_MAX.
 
         The Later raises Unavailable when Redis cannot be reached; repeating it with the same `message_id` is safe.
         """
         stream = key(principal, name)
-        if stream not in self._joined.get(conn, {}):
+        joined = self._joined[conn].get(stream) if conn in self._joined else None
+        if joined is None:
             raise Forbidden("join the channel before you publish to it")
-        await self._allow(principal, name, Action.PUBLISH)
+        if not joined.publishes:
+            raise Forbidden("you may not publish here", channel=name)
         body = _encode(ChannelMessage(name, principal.user, data, message_id or ""))
         if len(body) > DATA_BYTES_MAX:
             raise PayloadTooLarge(f"a channel's message has at most {DATA_BYTES_MAX} bytes", limit=DATA_BYTES_MAX)
         if ephemeral:
-            await self._broker.publish_ephemeral(stream, MESSAGE, body)
+            self._broker.begin_announce(stream, MESSAGE, body)
             return ChannelPublishOk()
         event_id = _event_id(principal.user_id, stream, message_id)
-        event = StreamEvent(str(event_id), MESSAGE, 0, time.time_ns() // 1_000_000, body)
+        event = StreamEvent(event_id, MESSAGE, 0, time.time_ns() // 1_000_000, body)
         return self._broker.begin_append(stream, [event]).then(
             lambda places: ChannelPublishOk(places[0].epoch, places[0].offset, event.event_id)
         )
@@ -185,10 +199,6 @@ class Channels:
 
     # Inside.
 
-    async def _allow(self, principal: Principal, name: str, action: Action) -> None:
-        if not await self._policy.may(principal, name, action):
-            raise Forbidden(f"you may not {action.value} here", channel=name)
-
     async def _history(self, stream: str, count: int, head: int) -> list[HistoryEntry]:
         """Return the last messages up to the head at which the events go on."""
         past = await self._broker.history(stream, count)
@@ -198,10 +208,11 @@ class Channels:
             if event.offset <= head
         ]
 
-    async def _enter(self, conn: Socket, user: str, stream: str, name: str) -> Census:
+    async def _enter(self, conn: Socket, joined: _Joined, stream: str, name: str) -> Census:
+        user = joined.user
         room = self._rooms.setdefault(stream, _Room(name))
         room.members.setdefault(user, set()).add(conn)
-        self._joined.setdefault(conn, {})[stream] = user
+        self._joined.setdefault(conn, {})[stream] = joined
         self._goodbyes.pop((stream, user), None)
         census = await self._members.change(stream, here=[user])
         self._note(stream, room, census)
@@ -294,6 +305,6 @@ def key(principal: Principal, name: str) -> str:
     return channel_stream(principal.tenant_id, name)
 
 
-def _event_id(user_id: int, stream: str, message_id: str | None) -> UUID:
+def _event_id(user_id: int, stream: str, message_id: str | None) -> str:
     """A repeat of a sender's message gets the same id, which the stream has then seen."""
-    return uuid4() if message_id is None else uuid5(NAMESPACE_OID, f"{stream} {user_id} {message_id}")
+    return random_id() if message_id is None else str(uuid5(NAMESPACE_OID, f"{stream} {user_id} {message_id}"))

@@ -39,7 +39,7 @@ class Node:
 
     async def say(self, conn: Recorder, who: Principal, name: str, data: Any, **options: Any) -> Any:
         options = {"ephemeral": False, "message_id": None} | options
-        published = await self.channels.publish(conn, who, name, data, **options)
+        published = self.channels.publish(conn, who, name, data, **options)
         return await published.wait() if isinstance(published, Later) else published
 
 

@@ -54,6 +54,17 @@ async def test_publishes_sent_at_once_keep_their_order_and_are_each_answered(nod
         ]
 
 
+async def test_a_publish_right_behind_its_join_waits_for_it(node: Node) -> None:
+    async with raw(node) as asha:
+        await sign_in(asha, await node.token("asha"))
+        await asha.send(json.dumps({"id": 2, "op": "channel.join", "data": {"channel": "lobby", "history": 0}}))
+        await asha.send(publish(1))
+        await asha.send(json.dumps({"id": 3, "op": "session.ping"}))
+        replies = {reply["re"]: reply for reply in await receive(asha, "re", 3)}
+        assert next(iter(replies)) == 3, "a ping waits for nothing"
+        assert replies[FIRST_ID + 1]["ok"]["offset"] == replies[2]["ok"]["offset"] + 1
+
+
 async def test_what_follows_a_publish_comes_after_it(node: Node) -> None:
     async with raw(node) as asha, raw(node) as ravi:
         await join(node, asha, "asha")
