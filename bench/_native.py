@@ -1,6 +1,7 @@
 """The C programs of bench/native: compiled at run time, started, and spoken to. Owns nothing of the server.
 
-`Load` is the generator; `limit_server` is the least that a server can do, for the ratio. Both need a C compiler.
+`Load` is the generator; `Bench.limit` is the least that a server can do, and `Bench.relay` the least that a node can do
+which hears others through Valkey, for the ratios. All need a C compiler.
 """
 
 from __future__ import annotations
@@ -206,12 +207,26 @@ class Bench:
     @contextmanager
     def limit(self, *arguments: str) -> Iterator[tuple[int, int]]:
         """The C server; gives its port and process id."""
-        process = subprocess.Popen([str(self._limit), "0", *arguments], stdout=subprocess.PIPE, text=True)
+        with self._c_server(self._limit, "0", *arguments) as port_and_pid:
+            yield port_and_pid
+
+    @contextmanager
+    def relay(self, valkey_socket: str, event_bytes: int) -> Iterator[tuple[int, int]]:
+        """The C server that publishes through Valkey, events of so many bytes; gives its port and process id."""
+        with self._c_server(compiled("relay", self._folder), "0", valkey_socket, str(event_bytes)) as port_and_pid:
+            yield port_and_pid
+
+    @contextmanager
+    def _c_server(self, program: Path, *arguments: str) -> Iterator[tuple[int, int]]:
+        process = subprocess.Popen([str(program), *arguments], stdout=subprocess.PIPE, text=True)
         try:
             pin(self.server_cores, process.pid)
             assert process.stdout is not None
             with process.stdout as lines:
-                yield int(lines.readline().split()[1]), process.pid
+                listening = lines.readline().split()
+                if not listening:
+                    raise BenchFailed(f"{program.name} ended with status {process.wait()}")
+                yield int(listening[1]), process.pid
         finally:
             process.kill()
             process.wait()

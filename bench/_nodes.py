@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import jwt
 import psutil
@@ -20,7 +21,7 @@ def two_nodes() -> Iterator[tuple[ServerProcess, ServerProcess]]:
     """Run two nodes on the server's cores; the engines, which the first one started, share the generator's."""
     server_cores, load_cores = split_cores()
     with server_process(settings=unlimited(), cores=server_cores) as first:
-        engines = json.loads((Path(first.data_dir) / "engines.json").read_text())
+        engines = _engines(first)
         for child in psutil.Process(first.pid).children(recursive=True):
             if not child.name().startswith("python"):
                 pin(load_cores, child.pid)
@@ -28,6 +29,16 @@ def two_nodes() -> Iterator[tuple[ServerProcess, ServerProcess]]:
         with server_process(settings=unlimited(**urls), cores=server_cores) as second:
             pin(load_cores)
             yield first, second
+
+
+def valkey_socket(node: ServerProcess) -> str:
+    """Return the path of the Unix socket of the Valkey that the first node has started."""
+    return urlsplit(_engines(node)["redis_url"]).path
+
+
+def _engines(node: ServerProcess) -> dict[str, str]:
+    found: dict[str, str] = json.loads((Path(node.data_dir) / "engines.json").read_text())
+    return found
 
 
 def token(user: str) -> str:

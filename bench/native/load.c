@@ -13,6 +13,7 @@
  *        event=TEXT      what events begin with; other frames are ignored (all are events)
  *        event_bytes=N   events have N bytes, however they are packed into frames
  *        source=N        last number of the first source address, 127.0.0.N (1)
+ *        drain=SECONDS   how long `pairs` waits in the end for what is still under way (10)
  *        sources=N       so many source addresses, since each has 28,000 ports (1)
  *      then commands, one a line, on standard input:
  *        echo SECONDS RATE         one message in flight for each connection, or RATE messages a second in all
@@ -36,7 +37,6 @@
 #define FLIGHTS_MAX 131072 /* messages of `pairs` that are told apart at a time: 10 s of more than any server does */
 #define HISTOGRAM_US 2000000
 #define MARK 5       /* bytes in front of the counter in a message, by which it is found in the event */
-#define DRAIN_S 10.0 /* for what is still under way when `pairs` ends */
 
 struct flight {
     double sent;
@@ -50,7 +50,7 @@ static double fan_sent[FAN_RING];
 static struct flight flights[FLIGHTS_MAX];
 static enum { NOTHING, ECHO, FANOUT, PAIRS, VISITS } mode;
 static int paced, timer_fd;
-static double pace_began, pace_each_s;
+static double pace_began, pace_each_s, drain_s = 10;
 static uint64_t pairs_before; /* messages up to this number belong to earlier commands */
 static size_t pairs_window;
 
@@ -240,7 +240,7 @@ static void run_pairs(double seconds, size_t window, double rate) {
     cpu = cpu_s() - cpu;
     pairs_window = 0;
     uint64_t in_time = events, bytes_in_time = bytes;
-    double end = now_s() + DRAIN_S;
+    double end = now_s() + drain_s;
     while (events + errors - errors_before < published && now_s() < end) turn(10);
     lost = published - events - (errors - errors_before);
     events = in_time, bytes = bytes_in_time;
@@ -305,6 +305,7 @@ static void set(const char *name, char *value) {
     else if (!strcmp(name, "opening")) opening_max = atol(value);
     else if (!strcmp(name, "source")) source = atol(value);
     else if (!strcmp(name, "sources")) sources = atol(value);
+    else if (!strcmp(name, "drain")) drain_s = atof(value);
     else if (!strcmp(name, "path")) path = value;
     else if (!strcmp(name, "subprotocol")) subprotocol = value;
     else if (!strcmp(name, "second")) second = value, second_pair = strstr(value, PAIR);

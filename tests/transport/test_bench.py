@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from bench._native import Bench, BenchFailed, bench
+from bench import crossnode
+from bench._native import Answer, Bench, BenchFailed, bench
 from bench.fanout import publish
 from bench.peers.report import plot, table
 
@@ -47,6 +48,49 @@ def test_every_publish_is_delivered_to_every_member(native: Bench | None, joined
             native.close_loads()
         assert answer.published > 6
         assert 0 <= answer.published * 9 - answer.events <= 6 * 9  # what was still in flight at the end
+
+
+@pytest.mark.parametrize(("in_flight", "rate"), [(3, 0), (0, 400)], ids=["in flight", "paced"])
+def test_every_message_of_a_pair_is_heard_through_valkey(
+    native: Bench | None, redis_url: str, in_flight: int, rate: int
+) -> None:
+    if native is not None:
+        answer = _pairs(native, redis_url, crossnode.CHANNEL, in_flight=in_flight, rate=rate)
+        assert answer.published > 5 * in_flight
+        assert (answer.lost, answer.doubled, answer.errors) == (0, 0, 0)
+        assert answer.bytes == answer.events * 500
+        assert not rate or answer.published <= rate * answer.seconds + 1
+
+
+def test_a_message_that_another_pair_hears_is_counted_as_doubled(native: Bench | None, redis_url: str) -> None:
+    if native is not None:
+        answer = _pairs(native, redis_url, "one-for-all", rate=200)
+        assert answer.lost == 0
+        assert answer.doubled >= answer.published > 0
+
+
+def test_a_message_that_is_not_heard_is_counted_as_lost(native: Bench | None) -> None:
+    if native is not None:
+        with native.limit() as (port, _):
+            load = native.load(port, connections=4, message=crossnode.publish(150), drain=0.1)
+            answer = load.pairs(0.1, in_flight=3)
+            native.close_loads()
+        assert (answer.published, answer.events, answer.lost) == (6, 0, 6)
+
+
+def _pairs(native: Bench, redis_url: str, channel: str, *, in_flight: int = 0, rate: float = 0) -> Answer:
+    """Load two nodes in C, joined by Valkey, with five pairs in this channel."""
+    path = redis_url.removeprefix("unix://")
+    words = {
+        "second": crossnode.JOIN.replace(crossnode.CHANNEL, channel),
+        "message": crossnode.publish(150).replace(crossnode.CHANNEL, channel),
+        "reply": '{"re',
+    }
+    with native.relay(path, 500) as (port, _), native.relay(path, 500) as (port2, _):
+        load = native.load(port, port2=port2, connections=10, **words)
+        answer = load.pairs(0.3, in_flight=in_flight, rate=rate)
+        native.close_loads()
+    return answer
 
 
 def test_an_error_reply_ends_the_measurement(native: Bench | None) -> None:
