@@ -111,7 +111,7 @@ class Load:
         return self._command(f"pairs {seconds} {in_flight} {rate}")
 
     def handshakes(self, seconds: float) -> Answer:
-        """Open and drop connections."""
+        """Open and drop connections; with a greeting, once that has been answered."""
         return self._command(f"handshakes {seconds}")
 
     def close(self) -> None:

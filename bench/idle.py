@@ -4,7 +4,9 @@
 
 `kb_per_socket` is the growth of the server processes' resident memory over so many sockets, each a user of its own and
 a followed stream; Valkey's and the kernel's share are apart. More sockets than one process may open files need
-`--workers`.
+`--workers`. `limit_kb_per_socket` is the same of a C server (bench/native/limit.c) that knows nobody: as many upgraded
+sockets, opened by the same generator in the same run, each no more than a struct in it. `ratio_to_limit` is the one
+by the other.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import time
 
 import psutil
 
-from bench._native import BenchFailed, bench, sockets_max
+from bench._native import SOCKETS_PER_GENERATOR, Bench, BenchFailed, bench, sockets_max
 from bench.harness import Figures, Scenario, ServerProcess, cpu_seconds
 
 WARM_SOCKETS = 300  # before the first look, so that pools and caches are not counted as sockets
@@ -44,10 +46,14 @@ def run(options: argparse.Namespace) -> Figures:
         idle = cpu_seconds(server.pid) - cpu
         alive = sum(load.echo(0.001, rate=1).closed == 0 for load in loads)
         native.close_loads()
+        limit_kb = _limit_kb(native, options.sockets)
+    kb_per_socket = (after - before) / options.sockets
     return {
         "sockets": options.sockets,
         "workers": options.workers,
-        "kb_per_socket": round((after - before) / options.sockets, 2),
+        "kb_per_socket": round(kb_per_socket, 2),
+        "limit_kb_per_socket": round(limit_kb, 3),
+        "ratio_to_limit": round(limit_kb / kb_per_socket, 3),
         "valkey_kb_per_socket": round((valkey_after - valkey_before) / options.sockets, 2),
         "server_rss_mb": round(after / 1024),
         "per_s": round(options.sockets / opened_s),
@@ -59,6 +65,19 @@ def run(options: argparse.Namespace) -> Figures:
         "generators_with_all_sockets": alive,
         "generator_busy": max(load.opened.busy for load in loads),
     }
+
+
+def _limit_kb(native: Bench, sockets: int) -> float:
+    """Return the C server's memory for each of so many sockets: of its own pages, which the kernel counts exactly."""
+    grown_kb = 0.0
+    for start in range(0, sockets, SOCKETS_PER_GENERATOR):  # a process each, which may open as many files
+        with native.limit() as (port, pid):
+            native.load(port, connections=WARM_SOCKETS)
+            before = psutil.Process(pid).memory_full_info().uss
+            native.load(port, connections=min(SOCKETS_PER_GENERATOR, sockets - start))
+            grown_kb += (psutil.Process(pid).memory_full_info().uss - before) / 1024
+            native.close_loads()
+    return grown_kb / sockets
 
 
 def _resident_kb(server: ServerProcess) -> tuple[int, int]:

@@ -3,12 +3,17 @@
 Users sign in, note their positions and hang up; chat messages are stored and logged for each of them; then all come
 back to the two nodes, some at a time. Timed from the connection's first byte to the last missed event. Every event is
 counted: one that does not come, or comes twice or out of order, shows in `lost` and `doubled`.
+
+Then, in the same run, the C generator visits the C server (bench/native/limit.c), as many at a time: connect, upgrade,
+send as many bytes as a sign-in has, get them back, hang up. That server checks no token, looks nothing up in
+PostgreSQL or Valkey, and has no events to replay; `ratio_to_limit` compares the servers' own CPU time for each visit.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +21,13 @@ from uuid import uuid4
 
 import uvloop
 
+from bench._native import Bench, bench, process_cpu_s
 from bench._nodes import Busy, cpu_of, token, two_nodes
 from bench._socket import LeanSocket
 from bench.harness import Figures, Scenario, ServerProcess, latency_figures
 
 SENDERS = 8
+LIMIT_WARM_UP_S, LIMIT_S = 0.5, 2.0
 EVENTS_TIMEOUT_S = 20.0
 
 
@@ -61,9 +68,7 @@ class Phone:
 
         began = time.perf_counter()
         socket = await LeanSocket.open(server.socket_url, received)
-        streams = [{"stream": "user", "epoch": self.epoch, "offset": self.offset}]
-        data = {"token": token(self.user), "device_id": "bench", "streams": streams}
-        ok = await socket.ask("session.sign_in", data)
+        ok = await socket.ask("session.sign_in", self.sign_in())
         self.sign_in_ms = (time.perf_counter() - began) * 1e3
         self.recovered = ok["recovered"]
         if self.recovered:
@@ -71,6 +76,11 @@ class Phone:
                 await self.complete.wait()
         self.took_ms = (time.perf_counter() - began) * 1e3
         socket.close()
+
+    def sign_in(self) -> dict[str, Any]:
+        """The data of the sign-in with which it comes back."""
+        streams = [{"stream": "user", "epoch": self.epoch, "offset": self.offset}]
+        return {"token": token(self.user), "device_id": "bench", "streams": streams}
 
     def lost(self, missed: int) -> int:
         return len(set(range(self.offset + 1, self.offset + missed + 1)) - set(self.offsets)) if self.recovered else 0
@@ -130,9 +140,29 @@ async def _measure(first: ServerProcess, second: ServerProcess, options: argpars
     }
 
 
+def _limit(native: Bench, at_once: int) -> tuple[float, float]:
+    """Return the C server's visits a second, and its CPU microseconds for each."""
+    data = Phone("phone-0", epoch="0" * 32).sign_in()
+    greeting = json.dumps({"id": 1, "op": "session.sign_in", "data": data}, separators=(",", ":"))
+    with native.limit() as (port, pid):
+        load = native.load(port, connections=0, opening=at_once, greeting=greeting)
+        load.handshakes(LIMIT_WARM_UP_S)
+        before = process_cpu_s(pid)
+        answer = load.handshakes(LIMIT_S)
+        spent = process_cpu_s(pid) - before
+        native.close_loads()
+    return answer.handshakes / answer.seconds, spent / answer.handshakes * 1e6
+
+
 def run(options: argparse.Namespace) -> Figures:
-    with two_nodes() as (first, second):
-        return uvloop.run(_measure(first, second, options))
+    with bench() as native, two_nodes() as (first, second):
+        figures = uvloop.run(_measure(first, second, options))
+        limit_per_s, limit_cpu_us = _limit(native, options.at_once)
+    return figures | {
+        "limit_per_s": round(limit_per_s),
+        "limit_cpu_us_each": round(limit_cpu_us, 1),
+        "ratio_to_limit": round(limit_cpu_us / float(figures["server_cpu_us_each"]), 3),
+    }
 
 
 SCENARIO = Scenario("resume", "many devices come back at once to what they have missed", add_arguments, run)

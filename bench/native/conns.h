@@ -50,7 +50,7 @@ static const unsigned char MASK[4] = {0x37, 0xfa, 0x21, 0x3d};
 static char message[MESSAGE_BYTES_MAX];
 static size_t message_size;
 static char *counter, *message_pair;
-static uint64_t counted, errors, handshakes;
+static uint64_t counted, errors;
 
 static size_t index_of(const struct conn *c) {
     return c - conns;
@@ -194,7 +194,6 @@ static size_t take_upgrade(const unsigned char *p, size_t size) {
         complain("not upgraded", p, size);
         exit(3);
     }
-    handshakes++;
     return end + 4 - p;
 }
 

@@ -20,7 +20,7 @@
  *        fanout SECONDS P N        P connections publish in turn, N messages in flight for each; all are due at all
  *        pairs SECONDS N RATE      2p sends, 2p + 1 has to hear it: N messages in flight for each pair, or, with N = 0,
  *                                  RATE messages a second in all, one at a time and evenly, whatever comes back
- *        handshakes SECONDS        open and drop connections all the time, `opening` at once
+ *        handshakes SECONDS        open connections, greeting included, and drop them all the time, `opening` at once
  *        quit
  * Out: one JSON object a line: when all connections are open, and for each command. Of `pairs`: `events` and `bytes` are
  *      of what was heard within the time, all else of all messages, after waiting for the last: `lost` (neither heard nor
@@ -44,7 +44,7 @@ struct flight {
     const struct conn *listener; /* NULL once it has been heard */
 };
 
-static uint64_t replies, events, bytes, published, lost, doubled;
+static uint64_t replies, events, bytes, published, lost, doubled, handshakes;
 static uint32_t latencies[HISTOGRAM_US + 1], lateness[HISTOGRAM_US + 1];
 static double fan_sent[FAN_RING];
 static struct flight flights[FLIGHTS_MAX];
@@ -251,7 +251,7 @@ static void run_pairs(double seconds, size_t window, double rate) {
 /* handshakes */
 
 static void on_visit(struct conn *c, double now) {
-    if (mode == VISITS) note(latencies, now - c->sent[0]);
+    if (mode == VISITS) note(latencies, now - c->sent[0]), handshakes++;
     struct linger hard = {1, 0}; /* no TIME_WAIT: ports would run out in seconds */
     setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
     drop(c);

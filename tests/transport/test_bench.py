@@ -50,6 +50,16 @@ def test_every_publish_is_delivered_to_every_member(native: Bench | None, joined
         assert 0 <= answer.published * 9 - answer.events <= 6 * 9  # what was still in flight at the end
 
 
+def test_a_visit_counts_when_its_greeting_has_been_answered(native: Bench | None) -> None:
+    if native is not None:
+        with native.limit() as (port, _):
+            answer = native.load(port, connections=0, opening=4, greeting='{"id":1}').handshakes(0.2)
+            deaf = native.load(port, connections=0, opening=4, greeting="nobody answers").handshakes(0.2)
+            native.close_loads()
+        assert answer.handshakes > 4
+        assert answer.errors == answer.closed == deaf.handshakes == 0
+
+
 @pytest.mark.parametrize(("in_flight", "rate"), [(3, 0), (0, 400)], ids=["in flight", "paced"])
 def test_every_message_of_a_pair_is_heard_through_valkey(
     native: Bench | None, redis_url: str, in_flight: int, rate: int
