@@ -32,10 +32,10 @@ from bench._ledger import (
 )
 from bench.harness import Figures, Scenario, percentile
 from billing import metering
-from billing.batcher import TransferBatcher
 from billing.gifts import payment
 from billing.metering import slots_between
 from billing.tariffs import Tariff
+from billing.transfers import TransferBatcher
 from billing.worker import MeterWorker
 from realtime.database import SESSION, open_pool
 from realtime.embedded import Engines

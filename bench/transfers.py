@@ -15,8 +15,8 @@ import uvloop
 
 from bench._ledger import Pgbench, durable_postgres, make_books, postgres_cpu_s, proved_books, settle
 from bench.harness import Figures, Scenario, percentile
-from billing.batcher import TransferBatcher
 from billing.gifts import payment
+from billing.transfers import TransferBatcher
 from realtime.database import open_pool
 from realtime.embedded import Engines
 

@@ -1,8 +1,8 @@
-"""Natural batching: transfers that come in while others are being committed go together in the next transaction.
+"""Natural batching: jobs that come in while others are being done go together in the next batch.
 
-Owns the queue, the pace and the lanes; what booking a batch means is handed in. Must never import realtime or presence.
-Each job gets its own outcome; one that makes its batch fail is found by halving and fails alone. A lost connection
-leaves open whether a batch was committed: it is booked again, and the ids decide.
+Owns the queue, who may go together, the pace, the lanes, and what becomes of a batch that fails; what doing a batch
+means, and which limits are right for it, its users say: `billing.transfers`, `realtime.wallet.gifts` and
+`realtime.accounts.sign_ins`. Imports nothing of the project, so that all of them may import it.
 """
 
 from __future__ import annotations
@@ -10,58 +10,90 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
-
-import asyncpg
-
-from billing.errors import Busy, UnknownAccount
-from billing.ledger import Posted, Transfer, post_all
-
-BATCH_MAX: Final = 500  # about 15 ms of PostgreSQL's time: what the last in a batch waits at most
-PENDING_MAX: Final = 20_000  # a second's worth; beyond it callers are told to wait
-LANES: Final = 4  # some are prepared and computed while others wait for the disk; a connection each
-# A batch starts this long after the one before, unless it is full. A transaction costs ten times what one more transfer
-# in it does, so a steady trickle is worth gathering; whoever comes first after a pause does not wait.
-GATHER_MS: Final = 25
-ASKS_MAX: Final = 3  # for twins in flight; an account that is unknown then does not exist
-RETRY_MS: Final = 100
-RETRIES_MAX: Final = 50  # a restart of PostgreSQL takes seconds
+from enum import Enum, auto
+from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-# Books jobs in one transaction, no two of which debit one wallet, and returns for each in order: its result, the error
-# that it alone is refused with, or None when it could not be decided and is to be asked again. May be called again with
-# the same jobs after a failure that left open whether it committed. What it raises, it has booked nothing of.
-Book = Callable[[Sequence[Job]], Awaitable[Sequence[Result | Exception | None]]]
+
+# Does a batch and returns for each job in order: its result, the error that it alone fails with, or Undecided. What it
+# raises is about the batch: nothing of it is done, or that is not known. It may be called again with the same jobs.
+Book = Callable[[Sequence[Job]], Awaitable[Sequence[Result | Exception]]]
+# What a job takes: jobs that share a key never go into one batch, and go in the order in which they came.
+Keys = Callable[[Job], Collection[Hashable]]
+
+
+class Undecided(Exception):
+    """The outcome of a job that is to be asked again, some batches later."""
+
+    def __init__(self, at_last: Exception) -> None:
+        """Args: at_last: what it fails with when it stays undecided."""
+        self.at_last = at_last
+
+
+class Verdict(Enum):
+    """What is to be done about a batch that failed."""
+
+    REPEAT = auto()  # none of them is to blame: the same once more after a pause; refuse all when it never goes well
+    REFUSE = auto()  # none of them is to blame, and they had better not wait here
+    HALVE = auto()  # one of them may be: do each half by itself, until the culprit is alone and fails with the error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What differs from one use to the other.
+
+    Attributes:
+        batch_max: jobs in a batch: it bounds what the last of them waits for.
+        pending_max: jobs in no batch yet; whoever comes then is refused.
+        lanes: batches that are being done at a time.
+        gather_ms: a batch starts this long after the one before, unless it is full. Whoever comes first after a pause
+            does not wait.
+        asks_max: how often an undecided job is done in all.
+        tries_max: how often a batch is tried whose verdict is REPEAT.
+        repeat_ms: the pause between two tries.
+        judge: returns the verdict over a batch of so many jobs that failed with an error.
+        refusal: makes the error of those who may come again, from the reason.
+    """
+
+    batch_max: int
+    pending_max: int
+    lanes: int
+    gather_ms: int
+    asks_max: int = 1
+    tries_max: int
+    repeat_ms: int
+    judge: Callable[[Exception, int], Verdict]
+    refusal: Callable[[str], Exception]
 
 
 @dataclass(slots=True)
 class _Waiting(Generic[Job, Result]):
     job: Job
-    transfer: Transfer
+    keys: Collection[Hashable]
     result: asyncio.Future[Result]
-    asks: int = 0
+    asks: int = 1
 
 
 class Batcher(Generic[Job, Result]):
-    """Collects jobs, each of which posts a transfer, and has them booked in batches.
+    """Collects jobs and has them done in batches, each with its own outcome.
 
     Attributes:
-        batches: how many were booked, halves of failed ones included.
+        batches: how many went well, halves of failed ones included.
         booked: how many jobs had a result.
     """
 
-    def __init__(self, book: Book[Job, Result], *, batch_max: int = BATCH_MAX, lanes: int = LANES) -> None:
-        """Args: batch_max: jobs in a transaction; lanes: transactions in flight."""
+    def __init__(self, book: Book[Job, Result], keys: Keys[Job], options: Options) -> None:
         self._book = book
-        self._batch_max = batch_max
-        self._lanes = lanes
+        self._keys = keys
+        self._options = options
         self._queue: deque[_Waiting[Job, Result]] = deque()
         self._some = asyncio.Event()
         self._full = asyncio.Event()
         self._next_start_s = 0.0
+        self._under_way = 0
         self.batches = 0
         self.booked = 0
 
@@ -70,77 +102,83 @@ class Batcher(Generic[Job, Result]):
         """How many jobs are in no batch yet."""
         return len(self._queue)
 
-    async def run(self) -> None:
-        """Work until cancelled. Whoever waits for a result then gets Busy: it may or may not be booked."""
-        free = asyncio.Semaphore(self._lanes)
-        try:
-            async with asyncio.TaskGroup() as bookings:
-                while True:
-                    await self._turn()
-                    await free.acquire()
-                    batch = self._next()
-                    if batch:
-                        bookings.create_task(self._lane(batch, free))
-                    else:  # all of them have given up
-                        free.release()
-        finally:
-            while self._queue:
-                _fail(self._queue.popleft(), Busy("the batcher has stopped"))
-
-    async def add(self, job: Job, transfer: Transfer) -> Result:
-        """Have a job booked and return its result, once it is committed.
+    async def run(self, *, until_idle: bool = False) -> None:
+        """Work until cancelled. Whoever waits for a result then is refused: the job may or may not be done.
 
         Args:
-            transfer: what the job posts; it decides which jobs go together.
+            until_idle: end by itself when nothing waits and nothing is under way; it may be run again.
+        """
+        free = asyncio.Semaphore(self._options.lanes)
+        try:
+            while self._queue or not until_idle:
+                async with asyncio.TaskGroup() as lanes:
+                    while await self._turn(until_idle):
+                        await free.acquire()
+                        batch = self._next()
+                        if batch:
+                            self._under_way += 1
+                            lanes.create_task(self._lane(batch, free))
+                        else:  # all of them have given up
+                            free.release()
+        finally:
+            self.dismiss()
+
+    def dismiss(self) -> None:
+        """Refuse those that are in no batch."""
+        self._refuse(self._queue, "the server stops")
+        self._queue.clear()
+
+    async def add(self, job: Job) -> Result:
+        """Have a job done and return its result.
 
         Raises:
-            Busy: too many are waiting, or the database cannot be reached. Ask again with the same id.
-            Exception: the job's own refusal.
+            Exception: the job's own error, or the options' refusal: too many are waiting, or it cannot be done now.
         """
-        if len(self._queue) >= PENDING_MAX:
-            raise Busy(f"{PENDING_MAX} transfers are waiting")
+        if len(self._queue) >= self._options.pending_max:
+            raise self._options.refusal(f"{self._options.pending_max} are waiting")
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._enqueue(_Waiting(job, transfer, result))
+        self._enqueue(_Waiting(job, self._keys(job), result))
         return await result
 
     def _enqueue(self, waiting: _Waiting[Job, Result]) -> None:
         self._queue.append(waiting)
         self._some.set()
-        if len(self._queue) >= self._batch_max:
+        if len(self._queue) >= self._options.batch_max:
             self._full.set()
 
-    async def _turn(self) -> None:
-        """Wait until the next batch may start: something waits, and it is full or the last start is a while ago."""
+    async def _turn(self, until_idle: bool) -> bool:
+        """Wait until the next batch may start: something waits, and it is full or the last start is a while ago.
+
+        Returns:
+            False when nothing is left to wait for.
+        """
         loop = asyncio.get_running_loop()
         while not self._queue:
+            if until_idle and not self._under_way:
+                return False
             self._some.clear()
             await self._some.wait()
         pause_s = self._next_start_s - loop.time()
-        if pause_s > 0 and len(self._queue) < self._batch_max:
+        if pause_s > 0 and len(self._queue) < self._options.batch_max:
             self._full.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._full.wait()
-        self._next_start_s = loop.time() + GATHER_MS / 1000
+        self._next_start_s = loop.time() + self._options.gather_ms / 1000
+        return True
 
     def _next(self) -> list[_Waiting[Job, Result]]:
-        """Take what may go together: no id and no debited account twice; the others keep their turn."""
+        """Take what may go together, the one that has waited longest first; the others keep their turn."""
         batch: list[_Waiting[Job, Result]] = []
         later: list[_Waiting[Job, Result]] = []
-        taken: set[object] = set()
-        while self._queue and len(batch) < self._batch_max and len(later) < self._batch_max:
+        taken: set[Hashable] = set()
+        most = self._options.batch_max
+        while self._queue and len(batch) < most and len(later) < most:
             waiting = self._queue.popleft()
             if waiting.result.done():
                 continue  # whoever asked has given up, before anything was done
-            transfer = waiting.transfer
-            account = (transfer.debit, transfer.debit_owner)
-            user = transfer.debit in ("wallet", "earnings")
-            if transfer.transfer_id in taken or (user and account in taken):
-                later.append(waiting)
-                continue
-            taken.add(transfer.transfer_id)
-            taken.add(account)
-            batch.append(waiting)
+            (batch if taken.isdisjoint(waiting.keys) else later).append(waiting)
+            taken.update(waiting.keys)  # of those who stay too, or the next might overtake them
         self._queue.extendleft(reversed(later))
         return batch
 
@@ -148,16 +186,18 @@ class Batcher(Generic[Job, Result]):
         try:
             await self._settle(batch)
         except BaseException:
-            for waiting in batch:
-                _fail(waiting, Busy("the batcher has stopped"))
+            self._refuse(batch, "the server stops")
             raise
         finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._some.set()  # for a run that ends when it is idle
             free.release()
 
     async def _settle(self, batch: Sequence[_Waiting[Job, Result]]) -> None:
-        """Give each of a batch its outcome; on an unexpected failure halve it until the culprit is alone."""
+        """Give each of a batch its outcome."""
         failure: Exception | None = None
-        for _ in range(RETRIES_MAX):
+        for _ in range(self._options.tries_max):
             try:
                 outcomes = await self._book([waiting.job for waiting in batch])
             except Exception as exc:
@@ -167,79 +207,46 @@ class Batcher(Generic[Job, Result]):
                 for waiting, outcome in zip(batch, outcomes, strict=True):
                     self._answer(waiting, outcome)
                 return
-            if not _is_unreachable(failure):
-                if len(batch) > 1:
-                    half = len(batch) // 2
-                    await self._settle(batch[:half])
-                    await self._settle(batch[half:])
+            match self._options.judge(failure, len(batch)):
+                case Verdict.HALVE:
+                    await self._halve(batch, failure)
                     return
-                if not isinstance(failure, Busy):
-                    _fail(batch[0], failure)
-                    return
-            await asyncio.sleep(RETRY_MS / 1000)
-        for waiting in batch:
-            _fail(waiting, Busy(f"the ledger cannot be reached: {failure}"))
+                case Verdict.REFUSE:
+                    break
+                case Verdict.REPEAT:
+                    await asyncio.sleep(self._options.repeat_ms / 1000)
+        self._refuse(batch, f"it cannot be done now: {type(failure).__name__}", failure)
 
-    def _answer(self, waiting: _Waiting[Job, Result], outcome: Result | Exception | None) -> None:
-        if isinstance(outcome, Exception):
+    async def _halve(self, batch: Sequence[_Waiting[Job, Result]], failure: Exception) -> None:
+        if len(batch) == 1:
+            _fail(batch[0], failure)
+            return
+        half = len(batch) // 2
+        await self._settle(batch[:half])
+        await self._settle(batch[half:])
+
+    def _answer(self, waiting: _Waiting[Job, Result], outcome: Result | Exception) -> None:
+        if isinstance(outcome, Undecided):
+            if waiting.asks < self._options.asks_max:
+                waiting.asks += 1
+                self._enqueue(waiting)
+            else:
+                _fail(waiting, outcome.at_last)
+        elif isinstance(outcome, Exception):
             _fail(waiting, outcome)
-        elif outcome is not None:
+        else:
             self.booked += 1
             if not waiting.result.done():
                 waiting.result.set_result(outcome)
-        elif waiting.asks + 1 < ASKS_MAX:
-            waiting.asks += 1
-            self._enqueue(waiting)
-        else:
-            _fail(waiting, UnknownAccount(f"transfer {waiting.transfer.transfer_id}: no such account"))
 
-
-class TransferBatcher(Batcher[Transfer, Posted]):
-    """Posts transfers in batches, each batch one statement on a connection of a pool.
-
-    Args:
-        pool: asyncpg pool with a connection for each lane; handing one back should cost no round trip.
-    """
-
-    def __init__(self, pool: asyncpg.Pool, *, batch_max: int = BATCH_MAX, lanes: int = LANES) -> None:
-        super().__init__(self._post, batch_max=batch_max, lanes=lanes)
-        self._pool = pool
-
-    async def post(self, transfer: Transfer) -> Posted:
-        """Book a transfer and return its outcome, once it is committed. As `ledger.post`, which see for the errors.
-
-        Raises:
-            Busy: too many are waiting, or the database cannot be reached. Ask again with the same id.
-        """
-        return await self.add(transfer, transfer)
-
-    async def _post(self, transfers: Sequence[Transfer]) -> list[Posted | Exception | None]:
-        async with self._pool.acquire() as conn:
-            return [outcome_of(posted) for posted in await post_all(conn, transfers)]
-
-
-def outcome_of(posted: Posted) -> Posted | Exception | None:
-    """Return what a batcher is to be told of a transfer: booked, refused, or not decided."""
-    return None if posted.outcome == "undecided" else posted.error() or posted
-
-
-def _is_unreachable(exc: Exception) -> bool:
-    """Whether the connection is to blame, and not what was asked."""
-    return isinstance(
-        exc,
-        (
-            asyncpg.PostgresConnectionError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,  # a connection that ends while a statement is being prepared
-            asyncpg.AdminShutdownError,
-            asyncpg.CrashShutdownError,
-            asyncpg.CannotConnectNowError,
-            asyncpg.TooManyConnectionsError,
-            OSError,
-        ),
-    )
+    def _refuse(self, refused: Collection[_Waiting[Job, Result]], reason: str, cause: Exception | None = None) -> None:
+        for waiting in refused:
+            error = self._options.refusal(reason)  # one each: a traceback is written into what is raised
+            error.__cause__ = cause
+            _fail(waiting, error)
 
 
 def _fail(waiting: _Waiting[Job, Result], error: Exception) -> None:
     if not waiting.result.done():
         waiting.result.set_exception(error)
+        waiting.result.exception()  # an asker whose loop has gone must not make asyncio complain

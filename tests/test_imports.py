@@ -75,6 +75,11 @@ def test_billing_and_presence_import_only_themselves(package: str) -> None:
         assert not strangers, f"{relative(path)} imports {strangers}"
 
 
+def test_the_batcher_is_neutral() -> None:
+    """It lives in billing, which imports only itself, and serves features that know nothing of money."""
+    assert not imports(ROOT / "billing" / "batcher.py")
+
+
 def test_a_feature_never_imports_another_features_store() -> None:
     for path in modules():
         own = path.relative_to(ROOT).parts[1] if path.parts[-2] != "realtime" else ""

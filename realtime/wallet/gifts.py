@@ -1,8 +1,8 @@
 """Gifts are booked in batches: one transaction for those that wait, with each one's events and stored answer.
 
-Owns what a gift's transaction holds; billing's batcher owns queue, pace and halving. Imports no store. Exactly once is
-a matter of the request's key: the answer is stored by the transaction that moves the coins, so a gift whose key has an
-answer, from whichever node and lane, is left out and its sender gets that answer.
+Owns what a gift's transaction holds; queue, pace and halving are the batcher's, limits and retries those of transfers.
+Imports no store. Exactly once is a matter of the request's key: the answer is stored by the transaction that moves the
+coins, so a gift whose key has an answer, from whichever node and lane, is left out and its sender gets that answer.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from billing.batcher import Batcher, outcome_of
+from billing.batcher import Batcher
 from billing.ledger import Posted, Transfer, post_all
+from billing.transfers import TRANSFERS, keys, outcome_of
 from billing.wallets import Balance, balances
 from realtime.idempotency import Repeated, RequestKey, ok_reply, remember_all
 from realtime.outbox import Outbox, Tx
@@ -50,7 +51,7 @@ class GiftDesk:
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
-        self._batcher: Batcher[Order, SendOk] = Batcher(self._book)
+        self._batcher: Batcher[Order, SendOk] = Batcher(self._book, lambda order: keys(order.transfer), TRANSFERS)
 
     @property
     def booked(self) -> int:
@@ -75,11 +76,11 @@ class GiftDesk:
             Repeated: the key has an answer already; nothing moved now.
             billing.errors.BillingError: it cannot be paid, or (Busy) not now; nothing is stored under the key.
         """
-        return await self._batcher.add(order, order.transfer)
+        return await self._batcher.add(order)
 
-    async def _book(self, orders: Sequence[Order]) -> list[SendOk | Exception | None]:
+    async def _book(self, orders: Sequence[Order]) -> list[SendOk | Exception]:
         """Book orders of different senders; the batcher's `Book`."""
-        outcomes: dict[RequestKey, SendOk | Exception | None] = {}
+        outcomes: dict[RequestKey, SendOk | Exception] = {}
         # An answered key makes one more round necessary, and mostly one is enough for all.
         while fresh := [order for order in orders if order.key not in outcomes]:
             try:
@@ -88,7 +89,7 @@ class GiftDesk:
                 outcomes |= {key: Repeated() for key in exc.keys}
         return [outcomes[order.key] for order in orders]
 
-    async def _transact(self, orders: Sequence[Order]) -> dict[RequestKey, SendOk | Exception | None]:
+    async def _transact(self, orders: Sequence[Order]) -> dict[RequestKey, SendOk | Exception]:
         """Move the coins, emit the events and store the answers in one transaction.
 
         Raises:
@@ -96,7 +97,7 @@ class GiftDesk:
         """
         async with self._outbox.transaction() as tx:
             posted = await post_all(tx.conn, [order.transfer for order in orders])
-            outcomes: dict[RequestKey, SendOk | Exception | None] = {}
+            outcomes: dict[RequestKey, SendOk | Exception] = {}
             paid: list[tuple[Order, Posted]] = []
             for order, each in zip(orders, posted, strict=True):
                 outcome = outcome_of(each)

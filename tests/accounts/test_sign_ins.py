@@ -8,15 +8,17 @@ import contextlib
 import asyncpg
 import pytest
 
+from billing.batcher import Verdict
 from realtime.accounts.models import Device, HostDefaults
 from realtime.accounts.service import Accounts
-from realtime.accounts.sign_ins import LANES, SignIns
+from realtime.accounts.sign_ins import SIGN_INS, SignIns, judge
 from realtime.accounts.store import AccountStore, SignIn
 from realtime.protocol.errors import Unavailable
 from tests.accounts.test_service import NOW_MS, devices, identity
 from tests.broker.support import until
 
 USERS = 300
+WAIT_S = 20.0
 LOCK_WAITS = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
 
 
@@ -46,7 +48,7 @@ async def test_those_who_come_at_once_share_statements_and_get_each_their_own_an
     rows = await asyncio.gather(*(sign_ins.sign_in(asked(tenant_id, f"u{number}")) for number in range(USERS)))
     assert [row.card.name for row in rows if row] == [f"U{number}" for number in range(USERS)]
     assert all(row is not None and row.fresh is False for row in rows)
-    assert sign_ins.batches <= LANES
+    assert sign_ins.batches <= SIGN_INS.lanes
 
 
 async def test_strangers_new_devices_and_refused_tokens_of_a_batch_are_told_apart(
@@ -141,3 +143,44 @@ async def test_a_closed_node_takes_no_sign_ins(sign_ins: SignIns, tenant_id: int
     await sign_ins.close()
     with pytest.raises(Unavailable):
         await sign_ins.sign_in(asked(tenant_id, "u0"))
+
+
+async def test_whoever_is_at_the_database_when_the_node_stops_is_told_to_try_again(
+    sign_ins: SignIns, owner: asyncpg.Connection, tenant_id: int
+) -> None:
+    async with owner.transaction():
+        await owner.execute("lock table realtime.devices in access exclusive mode")
+        waiting = asyncio.create_task(sign_ins.sign_in(asked(tenant_id, "u0")))
+        while not await owner.fetchval(LOCK_WAITS):  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(WAIT_S):
+            await sign_ins.close()
+            with pytest.raises(Unavailable) as refused:
+                await waiting
+    assert refused.value.details["retry_after_ms"]
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+async def test_node_that_stops_lets_no_sign_in_wait(sign_ins: SignIns, tenant_id: int, turns: int) -> None:
+    waiting = asyncio.create_task(sign_ins.sign_in(asked(tenant_id, "u0")))
+    for _ in range(turns):  # of the loop: queued, under way, at the pool
+        await asyncio.sleep(0)
+    async with asyncio.timeout(WAIT_S):
+        await sign_ins.close()
+        with pytest.raises(Unavailable):
+            await waiting
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (asyncpg.ConnectionDoesNotExistError(), Verdict.REFUSE),
+        (asyncpg.TooManyConnectionsError(), Verdict.REFUSE),
+        (TimeoutError(), Verdict.REFUSE),
+        (asyncpg.DeadlockDetectedError(), Verdict.REPEAT),
+        (asyncpg.InternalClientError(), Verdict.REPEAT),
+        (asyncpg.CheckViolationError(), Verdict.HALVE),
+    ],
+)
+def test_nobody_waits_for_a_database_that_is_away(error: Exception, verdict: Verdict) -> None:
+    assert judge(error, 1) is judge(error, 500) is verdict

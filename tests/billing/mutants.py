@@ -25,7 +25,7 @@ COPIED = ("billing", "realtime", "presence", "tests", "pyproject.toml")
 # Those that name the rules first: they kill most mutants within seconds.
 TESTS = tuple(
     f"tests/billing/test_{name}.py"
-    for name in ("metering", "warnings", "liveness", "ledger", "receipts", "money", "batcher", "histories")
+    for name in ("metering", "warnings", "liveness", "ledger", "receipts", "money", "batcher", "transfers", "histories")
 )
 TICKS = "billing/migrations/0006_ticks.sql"
 METERING = "billing/migrations/0004_metering.sql"
@@ -33,6 +33,8 @@ LIVENESS = "billing/migrations/0005_liveness.sql"
 TRANSFERS = "billing/migrations/0002_transfers.sql"
 HOLDS = "billing/migrations/0008_holds.sql"
 STAFF = "billing/migrations/0009_staff.sql"
+BATCHER = "billing/batcher.py"
+BATCHES = "billing/transfers.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,50 @@ MUTANTS = (
         "if not found then\n        select * into strict v_old from purchases",
         "if false then\n        select * into strict v_old from purchases",
     ),
+    Mutant(
+        "batch with two payments of one wallet", BATCHES, 'if transfer.debit in ("wallet", "earnings"):', "if False:"
+    ),
+    Mutant(
+        "batch with one transfer twice",
+        BATCHES,
+        "return transfer.transfer_id, (transfer.debit, transfer.debit_owner)",
+        "return ((transfer.debit, transfer.debit_owner),)",
+    ),
+    Mutant("lost connection is taken for a culprit", BATCHES, "if isinstance(error, UNREACHABLE):", "if False:"),
+    Mutant(
+        "lock that one has met holds up its batch",
+        BATCHES,
+        "isinstance(error, Busy) and transfers == 1",
+        "isinstance(error, Busy)",
+    ),
+    Mutant(
+        "undecided is taken for refused",
+        BATCHES,
+        "return Undecided(UnknownAccount(",
+        "return (UnknownAccount(",
+    ),
+    Mutant("culprit takes its batch along", BATCHER, "if len(batch) == 1:", "if True:"),
+    Mutant(
+        "one overtakes whom it shares a key with",
+        BATCHER,
+        "(batch if taken.isdisjoint(waiting.keys) else later).append(waiting)\n            taken.update",
+        "if not taken.isdisjoint(waiting.keys):\n                later.append(waiting)\n                continue\n            batch.append(waiting)\n            taken.update",
+    ),
+    Mutant(
+        "who cannot go now goes to the end",
+        BATCHER,
+        "self._queue.extendleft(reversed(later))",
+        "self._queue.extend(later)",
+    ),
+    Mutant(
+        "who gave up is booked",
+        BATCHER,
+        "if waiting.result.done():\n                continue",
+        "if False:\n                continue",
+    ),
+    Mutant("more batches than lanes", BATCHER, "await free.acquire()", "pass"),
+    Mutant("those under way are left waiting at the stop", BATCHER, 'self._refuse(batch, "the server stops")', "pass"),
+    Mutant("queue without an end", BATCHER, "if len(self._queue) >= self._options.pending_max:", "if False:"),
 )
 
 

@@ -1,159 +1,56 @@
-"""Natural batching: many transfers in few transactions, each with its own outcome."""
+"""Natural batching: who goes together and when, and what becomes of a batch that fails."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from uuid import uuid4
+from dataclasses import replace
 
-import asyncpg
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
-from billing import gifts, wallets
-from billing.batcher import PENDING_MAX, Batcher, TransferBatcher
-from billing.errors import BillingError, Busy, InsufficientFunds, InvalidAmount, TransferConflict, UnknownAccount
-from billing.ledger import Posted, Transfer
-from billing.tariffs import COINS_MAX
-from tests.billing.conftest import CALLER, HOST, OTHER, Desk
+from billing.batcher import Batcher, Book, Options, Undecided, Verdict
+from billing.errors import Busy
 
 WAIT_S = 20.0
-NOBODY = 1_000_000  # users from here on have no wallets
 
 
-@pytest.fixture
-async def batcher(pool: asyncpg.Pool) -> AsyncIterator[TransferBatcher]:
-    batcher = TransferBatcher(pool, batch_max=50)
-    task = asyncio.create_task(batcher.run())
-    yield batcher
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+class Clash(Exception):
+    """A failure that is nobody's fault."""
 
 
-def rose(payer_id: int = CALLER, *, payee_id: int = HOST, price_coins: int = 10) -> Transfer:
-    return gifts.payment(
-        "gift",
-        transfer_id=uuid4(),
-        payer_id=payer_id,
-        payee_id=payee_id,
-        price_coins=price_coins,
-        commission_bp=2500,
-        memo="rose",
-    )
+class Away(Exception):
+    """A failure that lasts."""
 
 
-async def outcome(batcher: TransferBatcher, transfer: Transfer) -> str:
-    try:
-        return (await batcher.post(transfer)).outcome
-    except BillingError as exc:
-        return exc.code
+def judge(error: Exception, jobs: int) -> Verdict:
+    match error:
+        case Clash():
+            return Verdict.REPEAT
+        case Away():
+            return Verdict.REFUSE
+        case _:
+            return Verdict.HALVE
 
 
-async def test_everybody_gets_his_own_outcome(desk: Desk, batcher: TransferBatcher) -> None:
-    await desk.grant(95)
-    await desk.grant(9, user_id=OTHER)
-    rich = [rose() for _ in range(12)]
-    outcomes = await asyncio.gather(*(outcome(batcher, t) for t in [*rich, rose(OTHER), rose(999), rich[0]]))
-    # The repeat may overtake the first: then that one is told that it was booked already.
-    paid = [told in ("done", "replayed") for told in outcomes]
-    assert paid[:12].count(True) == 9
-    assert outcomes[:12].count("insufficient_funds") == 3
-    assert outcomes[12:14] == ["insufficient_funds", "unknown_account"]
-    assert paid[14] == paid[0]
-    assert await desk.coins(CALLER) == (5, 0, 0)
-    assert await desk.coins(HOST) == (0, 0, 9 * 8)
+OPTIONS = Options(
+    batch_max=500,
+    pending_max=1_000,
+    lanes=4,
+    gather_ms=25,
+    asks_max=3,
+    tries_max=5,
+    repeat_ms=1,
+    judge=judge,
+    refusal=Busy,
+)
 
 
-async def test_repeat_is_booked_once(desk: Desk, batcher: TransferBatcher) -> None:
-    await desk.grant(100)
-    transfer = rose()
-    posted = await asyncio.gather(*(batcher.post(transfer) for _ in range(20)))
-    assert sorted({p.outcome for p in posted}) == ["done", "replayed"]
-    assert await desk.coins(CALLER) == (90, 0, 0)
-
-
-async def test_culprit_of_a_batch_fails_alone(desk: Desk, batcher: TransferBatcher) -> None:
-    """A grant that bursts a wallet aborts its statement; the others of the batch must not suffer."""
-    await desk.grant(COINS_MAX - 5, user_id=OTHER)
-    grants = [
-        Transfer(
-            transfer_id=uuid4(),
-            kind="grant",
-            debit="sales",
-            debit_owner=1,
-            credit="wallet",
-            credit_owner=user,
-            coins=10,
-            bucket="paid",
-        )
-        for user in (CALLER, OTHER, HOST)
-    ]
-    results = await asyncio.gather(*(batcher.post(grant) for grant in grants), return_exceptions=True)
-    assert isinstance(results[0], Posted)
-    assert isinstance(results[1], InvalidAmount)
-    assert isinstance(results[2], Posted)
-    assert await desk.coins(CALLER) == (10, 0, 0)
-
-
-async def test_typed_errors_reach_the_caller(desk: Desk, batcher: TransferBatcher) -> None:
-    await desk.grant(50)
-    with pytest.raises(InsufficientFunds):
-        await batcher.post(rose(price_coins=51))
-    with pytest.raises(UnknownAccount):
-        await batcher.post(rose(payee_id=999))
-    first = rose()
-    await batcher.post(first)
-    other = gifts.payment(
-        "gift",
-        transfer_id=first.transfer_id,
-        payer_id=CALLER,
-        payee_id=HOST,
-        price_coins=11,
-        commission_bp=0,
-        memo="rose",
-    )
-    with pytest.raises(TransferConflict):
-        await batcher.post(other)
-
-
-async def test_twins_in_two_batchers_are_booked_once(desk: Desk, pool: asyncpg.Pool) -> None:
-    await desk.grant(1000)
-    transfers = [rose() for _ in range(20)]
-    batchers = [TransferBatcher(pool, batch_max=5) for _ in range(2)]
-    tasks = [asyncio.create_task(b.run()) for b in batchers]
-    posted = await asyncio.gather(*(b.post(t) for t in transfers for b in batchers))
-    assert sorted(p.outcome for p in posted) == ["done"] * 20 + ["replayed"] * 20
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    assert await desk.coins(CALLER) == (800, 0, 0)
-
-
-async def test_value_that_cannot_be_sent_to_the_database_fails_alone(desk: Desk, batcher: TransferBatcher) -> None:
-    await desk.grant(10)
-    results = await asyncio.gather(*(batcher.post(rose(payer)) for payer in (CALLER, 2**70)), return_exceptions=True)
-    assert isinstance(results[0], Posted)
-    assert isinstance(results[1], asyncpg.DataError)
-
-
-async def test_connection_that_is_cut_under_a_batch_is_replaced(
-    desk: Desk, batcher: TransferBatcher, owner: asyncpg.Connection
-) -> None:
-    await desk.grant(100)
-    async with owner.transaction():
-        await owner.execute("select from billing.spending_wallets where user_id = $1 for update", CALLER)
-        waiting = asyncio.create_task(batcher.post(rose()))
-        async with asyncio.timeout(WAIT_S):
-            while True:
-                if await owner.fetchval(
-                    "select bool_or(pg_terminate_backend(pid, 5000)) from pg_stat_activity"
-                    " where pg_backend_pid() = any (pg_blocking_pids(pid))"
-                ):
-                    break
-                await asyncio.sleep(0.01)
-    async with asyncio.timeout(WAIT_S):
-        assert (await waiting).outcome == "done"
-    assert await desk.coins(CALLER) == (90, 0, 0)
+def batcher_of(book: Book[int, int], options: Options = OPTIONS) -> Batcher[int, int]:
+    """Return a batcher of numbers, each of which may go with any other."""
+    return Batcher(book, lambda number: (number,), options)
 
 
 class Slow:
@@ -164,11 +61,23 @@ class Slow:
         self.began = asyncio.Event()
         self.let = asyncio.Event()
 
-    async def book(self, jobs: Sequence[int]) -> list[int | Exception | None]:
+    async def book(self, jobs: Sequence[int]) -> list[int | Exception]:
         self.batches.append(list(jobs))
         self.began.set()
         await self.let.wait()
         return list(jobs)
+
+
+class Failing:
+    """Books as a function of the jobs and of how often it was asked says, which may raise."""
+
+    def __init__(self, outcomes: Callable[[list[int], int], list[int | Exception]]) -> None:
+        self.batches: list[list[int]] = []
+        self._outcomes = outcomes
+
+    async def book(self, jobs: Sequence[int]) -> list[int | Exception]:
+        self.batches.append(list(jobs))
+        return self._outcomes(list(jobs), len(self.batches))
 
 
 @asynccontextmanager
@@ -182,12 +91,20 @@ async def running(batcher: Batcher[int, int]) -> AsyncIterator[None]:
 
 
 def asks(batcher: Batcher[int, int], *numbers: int) -> list[asyncio.Task[int]]:
-    return [asyncio.create_task(batcher.add(number, rose(payer_id=NOBODY + number))) for number in numbers]
+    return [asyncio.create_task(batcher.add(number)) for number in numbers]
+
+
+async def outcomes(batcher: Batcher[int, int], *numbers: int) -> list[int | BaseException]:
+    """Have numbers booked that all come at once, and return what each is told."""
+    asked = asks(batcher, *numbers)
+    await asyncio.sleep(0)
+    async with running(batcher), asyncio.timeout(WAIT_S):
+        return await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def test_first_goes_at_once_and_what_comes_meanwhile_goes_together() -> None:
     slow = Slow()
-    batcher = Batcher(slow.book, lanes=1)
+    batcher = batcher_of(slow.book, replace(OPTIONS, lanes=1))
     async with running(batcher), asyncio.timeout(WAIT_S):
         first = asks(batcher, 1)
         await slow.began.wait()
@@ -203,26 +120,54 @@ async def test_first_goes_at_once_and_what_comes_meanwhile_goes_together() -> No
 async def test_trickle_is_gathered_while_lanes_are_free() -> None:
     slow = Slow()
     slow.let.set()
-    batcher = Batcher(slow.book, lanes=4)
+    batcher = batcher_of(slow.book)
     async with running(batcher), asyncio.timeout(WAIT_S):
         await asyncio.gather(*asks(batcher, 1))
         await asyncio.gather(*asks(batcher, 2), *asks(batcher, 3))
     assert slow.batches == [[1], [2, 3]]
 
 
+async def test_full_batch_does_not_wait_for_the_pace() -> None:
+    slow = Slow()
+    slow.let.set()
+    batcher = batcher_of(slow.book, replace(OPTIONS, batch_max=3, gather_ms=60_000))
+    async with running(batcher), asyncio.timeout(WAIT_S):
+        await asyncio.gather(*asks(batcher, 1))
+        await asyncio.gather(*asks(batcher, 2, 3, 4))
+    assert slow.batches == [[1], [2, 3, 4]]
+
+
 async def test_no_batch_is_larger_than_its_limit() -> None:
     slow = Slow()
     slow.let.set()
-    batcher = Batcher(slow.book, batch_max=3)
+    batcher = batcher_of(slow.book, replace(OPTIONS, batch_max=3))
     async with running(batcher), asyncio.timeout(WAIT_S):
         await asyncio.gather(*asks(batcher, *range(1, 9)))
     assert [len(batch) for batch in slow.batches] == [3, 3, 2]
 
 
+async def test_no_more_batches_are_under_way_than_there_are_lanes() -> None:
+    under_way: list[int] = []
+    lanes = asyncio.Event()
+
+    async def book(jobs: Sequence[int]) -> list[int | Exception]:
+        under_way.append(len(jobs))
+        assert len(under_way) <= 2
+        if len(under_way) == 2:
+            lanes.set()
+        await lanes.wait()
+        await asyncio.sleep(0)
+        under_way.pop()
+        return list(jobs)
+
+    batcher = batcher_of(book, replace(OPTIONS, batch_max=1, lanes=2, gather_ms=0))
+    assert await outcomes(batcher, *range(20)) == list(range(20))
+
+
 async def test_whoever_gave_up_before_the_start_is_not_booked() -> None:
     slow = Slow()
     slow.let.set()
-    batcher = Batcher(slow.book)
+    batcher = batcher_of(slow.book)
     gone, stays = asks(batcher, 1, 2)
     await asyncio.sleep(0)
     gone.cancel()
@@ -233,25 +178,207 @@ async def test_whoever_gave_up_before_the_start_is_not_booked() -> None:
 
 
 async def test_full_queue_answers_that_it_is_busy() -> None:
-    batcher = Batcher(Slow().book)
-    waiting = asks(batcher, *range(1, PENDING_MAX + 1))
+    batcher = batcher_of(Slow().book)
+    waiting = asks(batcher, *range(1, OPTIONS.pending_max + 1))
     await asyncio.sleep(0)
     with pytest.raises(Busy) as refused:
-        await batcher.add(0, rose())
+        await batcher.add(0)
     assert (refused.value.retryable, refused.value.next_action) == (True, "wait")
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_stopped_batcher_lets_nobody_wait(desk: Desk, pool: asyncpg.Pool) -> None:
-    batcher = TransferBatcher(pool)
-    waiting = asyncio.create_task(batcher.post(rose()))
+async def test_stopped_batcher_refuses_those_under_way_and_those_that_wait() -> None:
+    slow = Slow()
+    batcher = batcher_of(slow.book, replace(OPTIONS, batch_max=2, lanes=1))
+    waiting = asks(batcher, 1, 2, 3)
+    async with running(batcher), asyncio.timeout(WAIT_S):
+        await slow.began.wait()
+    async with asyncio.timeout(WAIT_S):
+        assert [type(told) for told in await asyncio.gather(*waiting, return_exceptions=True)] == [Busy] * 3
+
+
+async def test_culprit_is_found_by_halving_and_fails_alone() -> None:
+    def book(jobs: list[int], asked: int) -> list[int | Exception]:
+        if 5 in jobs:
+            raise ValueError("five")
+        return list(jobs)
+
+    failing = Failing(book)
+    told = await outcomes(batcher_of(failing.book), *range(8))
+    assert isinstance(told.pop(5), ValueError)
+    assert told == [0, 1, 2, 3, 4, 6, 7]
+    assert failing.batches == [[*range(8)], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [4], [5], [6, 7]]
+
+
+async def test_batch_that_is_not_to_blame_is_tried_again_as_it_is() -> None:
+    def book(jobs: list[int], asked: int) -> list[int | Exception]:
+        if asked < OPTIONS.tries_max:
+            raise Clash
+        return list(jobs)
+
+    failing = Failing(book)
+    assert await outcomes(batcher_of(failing.book), 1, 2, 3) == [1, 2, 3]
+    assert failing.batches == [[1, 2, 3]] * OPTIONS.tries_max
+
+
+async def test_batch_that_never_goes_well_is_refused_each_with_an_error_of_his_own() -> None:
+    def book(jobs: list[int], asked: int) -> list[int | Exception]:
+        raise Clash
+
+    failing = Failing(book)
+    told = await outcomes(batcher_of(failing.book), 1, 2, 3)
+    assert [type(error) for error in told] == [Busy] * 3
+    assert len({id(error) for error in told}) == 3
+    assert all(isinstance(error, Busy) and isinstance(error.__cause__, Clash) for error in told)
+    assert failing.batches == [[1, 2, 3]] * OPTIONS.tries_max
+
+
+async def test_batch_that_had_better_not_wait_is_refused_at_once() -> None:
+    def book(jobs: list[int], asked: int) -> list[int | Exception]:
+        raise Away
+
+    failing = Failing(book)
+    assert [type(error) for error in await outcomes(batcher_of(failing.book), 1, 2)] == [Busy] * 2
+    assert failing.batches == [[1, 2]]
+
+
+async def test_halves_have_all_their_tries() -> None:
+    """A lost connection while a culprit is looked for costs nobody an outcome."""
+
+    def book(jobs: list[int], asked: int) -> list[int | Exception]:
+        if len(jobs) == 2:
+            raise ValueError
+        if asked % 3:
+            raise Clash
+        return list(jobs)
+
+    failing = Failing(book)
+    assert await outcomes(batcher_of(failing.book), 1, 2) == [1, 2]
+    assert failing.batches == [[1, 2], [1], [1], [2], [2], [2]]
+
+
+async def test_each_is_told_its_own_error() -> None:
+    def book(jobs: list[int], asked: int) -> list[int | Exception]:
+        return [KeyError(job) if job % 2 else job for job in jobs]
+
+    batcher = batcher_of(Failing(book).book)
+    told = await outcomes(batcher, 1, 2, 3, 4)
+    assert [type(one) for one in told] == [KeyError, int, KeyError, int]
+    assert (batcher.batches, batcher.booked) == (1, 2)
+
+
+async def test_undecided_is_asked_again_and_fails_at_last() -> None:
+    def book(jobs: list[int], asked: int) -> list[int | Exception]:
+        return [job if job < asked else Undecided(KeyError(job)) for job in jobs]
+
+    failing = Failing(book)
+    told = await outcomes(batcher_of(failing.book, replace(OPTIONS, gather_ms=0)), 1, 2, 3)
+    assert told[:2] == [1, 2]
+    assert isinstance(told[2], KeyError)
+    assert failing.batches == [[1, 2, 3], [1, 2, 3], [2, 3]]
+
+
+async def test_other_batches_go_on_while_one_is_tried_again() -> None:
+    began, over = asyncio.Event(), asyncio.Event()
+
+    async def book(jobs: Sequence[int]) -> list[int | Exception]:
+        if 1 in jobs and not over.is_set():
+            began.set()
+            raise Clash
+        return list(jobs)
+
+    batcher = batcher_of(book, replace(OPTIONS, tries_max=100_000, gather_ms=0))
+    async with running(batcher), asyncio.timeout(WAIT_S):
+        first = asks(batcher, 1)
+        await began.wait()
+        assert await asyncio.gather(*asks(batcher, 2, 3)) == [2, 3]
+        assert not first[0].done()
+        over.set()
+        assert await first[0] == 1
+
+
+async def test_batcher_that_works_until_idle_ends_when_nothing_is_left_and_may_run_again() -> None:
+    slow = Slow()
+    batcher = batcher_of(slow.book, replace(OPTIONS, gather_ms=0))
+    for number in (1, 2):
+        slow.let.clear()
+        slow.began.clear()
+        asked = asks(batcher, number)
+        await asyncio.sleep(0)
+        task = asyncio.create_task(batcher.run(until_idle=True))
+        async with asyncio.timeout(WAIT_S):
+            await slow.began.wait()
+            slow.began.clear()
+            asked += asks(batcher, number + 10)
+            await slow.began.wait()  # in another lane
+            assert not task.done()
+            slow.let.set()
+            await asyncio.gather(*asked)
+            await task
+    assert slow.batches == [[1], [11], [2], [12]]
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_what_comes_while_the_last_lane_ends_is_done_too(turns: int) -> None:
+    slow = Slow()
+    batcher = batcher_of(slow.book, replace(OPTIONS, gather_ms=0))
+    first = asks(batcher, 1)
     await asyncio.sleep(0)
-    task = asyncio.create_task(batcher.run())
-    await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    with pytest.raises((Busy, InsufficientFunds)):
-        await waiting
-    assert (await wallets.balance(desk.conn, CALLER)).coins == 0
+    task = asyncio.create_task(batcher.run(until_idle=True))
+    async with asyncio.timeout(WAIT_S):
+        await slow.began.wait()
+        slow.let.set()
+        for _ in range(turns):  # of the loop: which of them is the last one depends on asyncio
+            await asyncio.sleep(0)
+        if task.done():
+            task = asyncio.create_task(batcher.run(until_idle=True))
+        assert await batcher.add(2) == 2
+        assert await asyncio.gather(*first) == [1]
+        await task
+
+
+ARRIVALS = st.lists(st.lists(st.frozensets(st.integers(0, 4), max_size=3), max_size=8), min_size=1, max_size=6)
+
+
+@given(arrivals=ARRIVALS, batch_max=st.integers(1, 5), lanes=st.integers(1, 3))
+def test_who_shares_a_key_goes_apart_and_in_turn_and_nobody_is_passed_over(
+    arrivals: list[list[frozenset[int]]], batch_max: int, lanes: int
+) -> None:
+    """Some wait at the start; more come with each batch that begins. Jobs are numbered as they come."""
+    keys = [taken for group in arrivals for taken in group]
+    batches: list[list[int]] = []
+    asked: list[asyncio.Task[int]] = []
+
+    async def play() -> None:
+        groups = iter(arrivals)
+
+        async def book(jobs: Sequence[int]) -> list[int | Exception]:
+            batches.append(list(jobs))
+            arrive()
+            await asyncio.sleep(0)
+            return list(jobs)
+
+        def arrive() -> None:
+            for _ in next(groups, ()):
+                asked.append(asyncio.create_task(batcher.add(len(asked))))
+
+        options = replace(OPTIONS, batch_max=batch_max, lanes=lanes, gather_ms=0)
+        batcher = Batcher(book, lambda job: keys[job], options)
+        async with running(batcher), asyncio.timeout(WAIT_S):
+            while len(asked) < len(keys):
+                arrive()
+                await asyncio.gather(*asked)
+            assert await asyncio.gather(*asked) == list(range(len(keys)))
+
+    asyncio.run(play())
+    waiting = set(range(len(keys)))
+    for batch in batches:
+        assert len(batch) <= batch_max
+        assert min(waiting) in batch
+        for job in batch:
+            assert not any(keys[job] & keys[other] for other in waiting if other < job)
+            assert not any(keys[job] & keys[other] for other in batch if other != job)
+        waiting -= set(batch)
+    assert not waiting

@@ -9,10 +9,10 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from billing import gifts, ledger, metering, wallets
-from billing.batcher import TransferBatcher
 from billing.errors import BillingError
 from billing.metering import Proof
 from billing.tariffs import Tariff
+from billing.transfers import TransferBatcher
 from tests.billing.conftest import TENANT, Desk
 
 PAYERS = range(1000, 1030)

@@ -18,10 +18,10 @@ from uuid import UUID
 import asyncpg
 
 from billing import gifts, ledger, metering
-from billing.batcher import TransferBatcher
 from billing.errors import BillingError, InsufficientFunds
 from billing.metering import Proof
 from billing.tariffs import Tariff
+from billing.transfers import TransferBatcher
 from billing.worker import MeterWorker
 from realtime.idempotency import Repeated, RequestKey, recall
 from realtime.ids import new_id
