@@ -1,5 +1,6 @@
-# talkmeter without embedded engines: give TALKMETER_DATABASE_URL and TALKMETER_REDIS_URL.
-#   docker build -t talkmeter . && docker run -p 8080:8080 -e TALKMETER_DATABASE_URL=... -e TALKMETER_REDIS_URL=... talkmeter
+# talkmeter without embedded engines: give the URLs of both, and the signing keys (docs/operations.md).
+#   docker build -t talkmeter .
+#   docker run -p 8080:8080 -e TALKMETER_DATABASE_URL=... -e TALKMETER_REDIS_URL=... -e TALKMETER_JWT_SECRET=... talkmeter
 FROM python:3.12-slim AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./

@@ -77,6 +77,17 @@ cannot see the status, so it tries again with backoff.
   refused with `key_reused`. Send the same key when you repeat a request whose reply you have not seen. A refusal that
   may pass (`retryable`) is not kept, so its repeat is a new try.
 
+A caller signs in, and rings a host (`...` stands for what is left out):
+
+```
+-> {{"id": 1, "op": "session.sign_in", "data": {{"token": "...", "device_id": "phone-1"}}}}
+<- {{"re": 1, "ok": {{"user": {{...}}, "stream": {{"epoch": "224d...", "offset": 0}}, "recovered": false, ...}}}}
+-> {{"id": 2, "op": "call.invite", "key": "6f1c...", "data": {{"host": "asha", "media": "voice"}}}}
+<- {{"re": 2, "ok": {{"call": {{"call_id": "019a...", "v": 1, "state": "inviting", "role": "caller", ...}}}}}}
+<- {{"event": "call.ringing", "stream": "user", "epoch": "224d...", "offset": 1, "event_id": "019a...", "v": 2,
+    "ts_ms": 1795309551156, "data": {{"call": {{"call_id": "019a...", "v": 2, "state": "ringing", ...}}}}}}
+```
+
 ## Signing in
 
 The first message is `session.sign_in`, within {sign_in_s} s of the upgrade (else 4506). The token comes in it, or in
