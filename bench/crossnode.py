@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from bench._native import Answer, Bench, Load, bench, median, port_of, process_cpu_s, stolen_s
+from bench._native import Answer, Bench, BenchFailed, Load, bench, median, port_of, process_cpu_s, stolen_s
 from bench._nodes import cpu_of, two_nodes, valkey_socket
 from bench.harness import CpuSeconds, Figures, Scenario, ServerProcess
 
@@ -91,8 +91,11 @@ def run(options: argparse.Namespace) -> Figures:
         first, ports = native.sign_ins(range(members)), [port_of(node) for node in nodes]
         load = native.load(ports[0], port2=ports[1], connections=members, first=first, **words)
         ours = Subject(load, lambda: cpu_of(nodes))
-        warm = ours.measure(WARM_UP_S, in_flight=options.window).answer
-        with _limit(native, nodes, members, round(warm.bytes / warm.events), words) as limit:
+        warm = ours.measure(WARM_UP_S, in_flight=options.window)
+        if not warm.answer.events:
+            raise BenchFailed(f"none of {warm.answer.published} messages was heard")
+        event_bytes = round(warm.answer.bytes / warm.answer.events)
+        with _limit(native, nodes, members, event_bytes, words) as limit:
             limit.measure(WARM_UP_S, in_flight=options.window)
             runs, limits = [], []
             for _ in range(options.rounds):
@@ -101,7 +104,7 @@ def run(options: argparse.Namespace) -> Figures:
             rate = median([each.per_s for each in runs]) / 2
             limit_half = limit.measure(options.seconds, rate=rate)
         half = ours.measure(options.seconds, rate=rate)
-    counted = [*runs, half]
+    counted = [warm, *runs, half]
     return {
         **_saturated(runs, limits),
         **_half_load(half, limit_half),
