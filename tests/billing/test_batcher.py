@@ -181,8 +181,9 @@ async def test_full_queue_answers_that_it_is_busy() -> None:
     batcher = batcher_of(Slow().book)
     waiting = asks(batcher, *range(1, OPTIONS.pending_max + 1))
     await asyncio.sleep(0)
-    with pytest.raises(Busy) as refused:
-        await batcher.add(0)
+    async with asyncio.timeout(WAIT_S):
+        with pytest.raises(Busy) as refused:
+            await batcher.add(0)
     assert (refused.value.retryable, refused.value.next_action) == (True, "wait")
     for task in waiting:
         task.cancel()

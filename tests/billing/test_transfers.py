@@ -11,11 +11,11 @@ import asyncpg
 import pytest
 
 from billing import gifts, wallets
-from billing.batcher import Verdict
+from billing.batcher import Undecided, Verdict
 from billing.errors import BillingError, Busy, InsufficientFunds, InvalidAmount, TransferConflict, UnknownAccount
 from billing.ledger import Posted, Transfer
 from billing.tariffs import COINS_MAX
-from billing.transfers import TRANSFERS, TransferBatcher, judge, keys
+from billing.transfers import TRANSFERS, TransferBatcher, judge, keys, outcome_of
 from tests.billing.conftest import CALLER, HOST, OTHER, TENANT, Desk
 
 WAIT_S = 20.0
@@ -216,6 +216,17 @@ def test_what_is_nobodys_fault_is_tried_again_and_anything_else_is_isolated(
     error: Exception, transfers: int, verdict: Verdict
 ) -> None:
     assert judge(error, transfers) is verdict
+
+
+def test_transfer_without_an_outcome_is_asked_again_and_taken_for_one_of_unknown_accounts_at_last() -> None:
+    """A twin in flight looks the same for a while."""
+    undecided = outcome_of(Posted(uuid4(), "undecided", None, 0, 0))
+    assert isinstance(undecided, Undecided)
+    assert isinstance(undecided.at_last, UnknownAccount)
+    assert TRANSFERS.asks_max > 1
+    booked = Posted(uuid4(), "replayed", None, 0, 0)
+    assert outcome_of(booked) is booked
+    assert isinstance(outcome_of(Posted(uuid4(), "refused", "insufficient_funds", 0, 0)), InsufficientFunds)
 
 
 def test_retries_outlast_a_restart_of_postgresql() -> None:
