@@ -72,7 +72,6 @@ class Options:
 @dataclass(slots=True)
 class _Waiting(Generic[Job, Result]):
     job: Job
-    keys: Collection[Hashable]
     result: asyncio.Future[Result]
     asks: int = 1
 
@@ -137,7 +136,7 @@ class Batcher(Generic[Job, Result]):
         if len(self._queue) >= self._options.pending_max:
             raise self._options.refusal(f"{self._options.pending_max} are waiting")
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._enqueue(_Waiting(job, self._keys(job), result))
+        self._enqueue(_Waiting(job, result))
         return await result
 
     def _enqueue(self, waiting: _Waiting[Job, Result]) -> None:
@@ -177,8 +176,9 @@ class Batcher(Generic[Job, Result]):
             waiting = self._queue.popleft()
             if waiting.result.done():
                 continue  # whoever asked has given up, before anything was done
-            (batch if taken.isdisjoint(waiting.keys) else later).append(waiting)
-            taken.update(waiting.keys)  # of those who stay too, or the next might overtake them
+            keys = self._keys(waiting.job)
+            (batch if taken.isdisjoint(keys) else later).append(waiting)
+            taken.update(keys)  # of those who stay too, or the next might overtake them
         self._queue.extendleft(reversed(later))
         return batch
 
@@ -226,18 +226,17 @@ class Batcher(Generic[Job, Result]):
         await self._settle(batch[half:])
 
     def _answer(self, waiting: _Waiting[Job, Result], outcome: Result | Exception) -> None:
-        if isinstance(outcome, Undecided):
-            if waiting.asks < self._options.asks_max:
-                waiting.asks += 1
-                self._enqueue(waiting)
-            else:
-                _fail(waiting, outcome.at_last)
-        elif isinstance(outcome, Exception):
-            _fail(waiting, outcome)
-        else:
+        if not isinstance(outcome, Exception):
             self.booked += 1
             if not waiting.result.done():
                 waiting.result.set_result(outcome)
+        elif not isinstance(outcome, Undecided):
+            _fail(waiting, outcome)
+        elif waiting.asks < self._options.asks_max:
+            waiting.asks += 1
+            self._enqueue(waiting)
+        else:
+            _fail(waiting, outcome.at_last)
 
     def _refuse(self, refused: Collection[_Waiting[Job, Result]], reason: str, cause: Exception | None = None) -> None:
         for waiting in refused:

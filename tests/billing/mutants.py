@@ -252,8 +252,8 @@ MUTANTS = (
     Mutant(
         "one overtakes whom it shares a key with",
         BATCHER,
-        "(batch if taken.isdisjoint(waiting.keys) else later).append(waiting)\n            taken.update",
-        "if not taken.isdisjoint(waiting.keys):\n                later.append(waiting)\n                continue\n            batch.append(waiting)\n            taken.update",
+        "(batch if taken.isdisjoint(keys) else later).append(waiting)\n            taken.update",
+        "if not taken.isdisjoint(keys):\n                later.append(waiting)\n                continue\n            batch.append(waiting)\n            taken.update",
     ),
     Mutant(
         "who cannot go now goes to the end",
