@@ -2,11 +2,12 @@
 
 Pairs of members of a channel, one on each of two server processes: the one publishes, the other hears it. Published
 means checked, dispatched, appended to the channel's log in Valkey and published there; heard means read by the other
-node, encoded and written to its socket. First as much as goes, with some messages in flight for each pair; then
-half of that, one message at a time and evenly, whatever comes back, which is where the latencies are taken: from just
-before the send on the one socket to just after the read on the other. Both nodes share the server's cores; the
-generator shares its own with Valkey and PostgreSQL. Every message is counted: `lost` was not heard within 10 s of the
-end, `doubled` was heard twice or by the wrong one; a refusal ends the run. What the tail owes to the machine is shown:
+node, encoded and written to its socket. First as much as goes, with one message in flight for each pair (`--window`:
+several on one socket would share reads and writes, which messages of different users do not); then half of that, one
+message at a time and evenly, whatever comes back, which is where the latencies are taken: from just before the send on
+the one socket to just after the read on the other. Both nodes share the server's cores; the generator shares its own
+with Valkey and PostgreSQL. Every message is counted: `lost` was not heard within 10 s of the end, `doubled` was heard
+twice or by the wrong one; a refusal ends the run. What the tail owes to the machine is shown:
 `half_load_generator_late_p99_ms` is by how much the generator missed its moments, `half_load_stolen` the cores that the
 host of a virtual machine took.
 
@@ -71,8 +72,8 @@ class Subject:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pairs", type=int, default=32, help="pairs of members, one on each node [32]")
-    parser.add_argument("--window", type=int, default=4, help="messages in flight for each pair when saturated [4]")
+    parser.add_argument("--pairs", type=int, default=128, help="pairs of members, one on each node [128]")
+    parser.add_argument("--window", type=int, default=1, help="messages in flight for each pair when saturated [1]")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement [4]")
     parser.add_argument("--rounds", type=int, default=3, help="saturated measurements; the median counts [3]")
     parser.add_argument("--bytes", type=int, default=200, help="size of a message's text [200]")

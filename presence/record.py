@@ -28,6 +28,7 @@ class UserState(Struct, frozen=True):
         status, bookable: as states.py makes them.
         rings: whether a call would ring if no other call had the user.
         busy: marked as in a call.
+        push_reachable: marked as having a device that a push can wake.
         sockets: live connections on all nodes.
         last_seen_ms: unix milliseconds; 0 when never seen.
         version: grows with every change; a lower one is older.
@@ -41,6 +42,7 @@ class UserState(Struct, frozen=True):
     bookable: bool
     rings: bool
     busy: bool
+    push_reachable: bool
     sockets: int
     last_seen_ms: int
     version: int
@@ -106,6 +108,7 @@ class Record:
             bookable=now.bookable,
             rings=rings(inputs),
             busy=inputs.busy,
+            push_reachable=inputs.push_reachable,
             sockets=inputs.active_sockets + inputs.away_sockets,
             last_seen_ms=int(fields.get(b"s", 0)),
             version=int(fields.get(b"v", 0)),

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
 import structlog
@@ -40,7 +41,7 @@ log = structlog.get_logger()
 
 Choice = Literal["online", "away", "dnd", "offline"]
 Changes = Callable[[Sequence[UserState]], None]
-BusyOf = Callable[[Collection[int]], Awaitable[Collection[int]]]
+WhoOf = Callable[[Collection[int]], Awaitable[Collection[int]]]
 
 
 class Person(Struct, frozen=True, gc=False):
@@ -97,6 +98,7 @@ class Tracker:
         node: name of this process, unique for every start.
         on_change: called with states that differ from before, by whatever this node did.
         busy_of: which of some users are in a call, from who knows best; heals the busy mark.
+        woken_of: which of them a push can wake, likewise; None where nobody knows more than this record.
         heartbeat_s, ttl_ms: how often a node is heard of, and until when it counts as alive.
     """
 
@@ -107,7 +109,8 @@ class Tracker:
         node: str,
         prefix: str = "tm",
         on_change: Changes = lambda states: None,
-        busy_of: BusyOf | None = None,
+        busy_of: WhoOf | None = None,
+        woken_of: WhoOf | None = None,
         heartbeat_s: float = HEARTBEAT_S,
         ttl_ms: int = TTL_MS,
     ) -> None:
@@ -116,7 +119,10 @@ class Tracker:
         self._nodes = Nodes(self._batch, f"{prefix}:{{nodes}}:alive", node, ttl_ms=ttl_ms)
         self._change = Script("change")
         self._on_change = on_change
-        self._busy_of = busy_of
+        self._truths: tuple[tuple[str, Callable[[UserState], bool], WhoOf | None], ...] = (
+            ("b", lambda state: state.busy, busy_of),
+            ("p", lambda state: state.push_reachable, woken_of),
+        )
         self._heartbeat_s = heartbeat_s
         self._local: dict[int, _Local] = {}
         self._leaving: set[int] = set()  # users to be taken off this node's list
@@ -374,13 +380,13 @@ class Tracker:
             users = [self._dirty.pop() for _ in range(min(WRITE_BATCH, len(self._dirty)))]
             try:
                 await self._write(users, self._repair, tell_all=True)
-                await self._correct_busy(users)
+                await self._correct_marks(users)
             except PresenceUnavailable:
                 self._dirty.update(users)
                 raise
 
     async def _refresh(self) -> None:
-        """Compare the next slice of local records with what this node knows, and their busy marks with the calls."""
+        """Compare the next slice of local records with what this node knows, and their marks with who knows best."""
         users = next(self._slices, None)
         if users is None:
             everybody = list(self._local)
@@ -389,21 +395,17 @@ class Tracker:
             users = next(self._slices, [])
         users = [user_id for user_id in users if user_id in self._local]
         await self._write(users, self._known)
-        await self._correct_busy(users)
+        await self._correct_marks(users)
 
-    async def _correct_busy(self, users: Sequence[int]) -> None:
-        """Mend busy marks that do not agree with the calls, unless the record changed while the calls were asked."""
-        if self._busy_of is None or not users:
-            return
-        states = await self.states(users)
-        busy = set(await self._busy_of(users))
-        wrong = {user_id: state for user_id, state in states.items() if state.busy != (user_id in busy)}
-
-        def steps(user_id: int) -> list[str]:
-            mark = "set" if user_id in busy else "del"
-            return ["at", "", str(wrong[user_id].version), mark, "b", "1"]
-
-        await self._write(list(wrong), steps)
+    async def _correct_marks(self, users: Sequence[int]) -> None:
+        """Mend marks that do not agree with who knows best, unless the record changed while that was asked."""
+        for mark, marked, who_of in self._truths:
+            if who_of is None or not users:
+                continue
+            states = await self.states(users)
+            right = set(await who_of(users))
+            wrong = {user_id: state for user_id, state in states.items() if marked(state) != (user_id in right)}
+            await self._write(list(wrong), partial(_mend, mark, right, wrong))
 
     async def _sweep(self, node: str, heard_ms: int) -> None:
         """Clear up after a dead node, unless another node is at it."""
@@ -420,6 +422,10 @@ class Tracker:
                 break
         await self._batch.command("UNLINK", users_key)
         await self._nodes.quit(node)
+
+
+def _mend(mark: str, right: Collection[int], wrong: Mapping[int, UserState], user_id: int) -> list[str]:
+    return ["at", "", str(wrong[user_id].version), "set" if user_id in right else "del", mark, "1"]
 
 
 def _others(local: _Local, connection_id: int) -> tuple[tuple[int, str], ...]:

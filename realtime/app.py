@@ -165,6 +165,7 @@ class App:
             profiles=accounts,
             resolve=accounts.resolve,
             busy_of=lambda users: calls.service.busy_of(users),
+            woken_of=accounts.woken_of if accounts.push_enabled else None,
         )
         push = self._push_parts(pool, accounts, presence.tracker)
         outbox = Outbox(pool, BrokerPublisher(broker), push.planner if push else None)

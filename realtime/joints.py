@@ -123,8 +123,8 @@ class Marks:
         self._write(self._set_push_reachable(user_id))
 
     async def _set_push_reachable(self, user_id: int) -> None:
-        targets = await self._accounts.push_targets((user_id,))
-        await self._tracker.set_push_reachable((user_id,), bool(targets))
+        woken = await self._accounts.woken_of((user_id,))
+        await self._tracker.set_push_reachable((user_id,), bool(woken))
 
     def _write(self, mark: Coroutine[Any, Any, None]) -> None:
         async def write() -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 import redis.exceptions
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 TELL_EVERY_S: Final = 5.0
 FRESH_MS: Final = 20_000
@@ -127,11 +127,12 @@ class _Page:
     def __init__(self, told: Mapping[str, Told]) -> None:
         self._told = told
 
-    def collect(self) -> list[GaugeMetricFamily]:
+    def collect(self) -> list[CounterMetricFamily | GaugeMetricFamily]:
         families = []
         for name, text in HELP.items():
             label = LABELS.get(name)
-            family = GaugeMetricFamily(name, text, labels=["node", label] if label else ["node"])
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            family = kind(name, text, labels=["node", label] if label else ["node"])
             for node, told in sorted(self._told.items()):
                 for part, value in sorted(told.labelled.get(name, {}).items()):
                     family.add_metric([node, part], value)

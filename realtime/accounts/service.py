@@ -263,6 +263,10 @@ class Accounts:
         async with self._conn(conn) as mine:
             return await self._store.push_targets(mine, user_ids)
 
+    async def woken_of(self, user_ids: Collection[int]) -> set[int]:
+        """Return which of these users a push can wake: what presence mends its marks by."""
+        return {target.user_id for target in await self.push_targets(user_ids)}
+
     async def forget_push_addresses(self, dead: Sequence[tuple[str, str]]) -> set[int]:
         """Forget (kind, address) pairs that the push service has called dead; return the users who had them."""
         async with self._pool.acquire() as conn:

@@ -16,7 +16,7 @@ import structlog
 from presence.batch import PresenceUnavailable
 from presence.directory import BadCursor, Directory, Query
 from presence.record import UserState
-from presence.tracker import Arrival, BusyOf, Person, Tracker
+from presence.tracker import Arrival, Person, Tracker, WhoOf
 from presence.visibility import Subject, Viewer, may_see
 from realtime.broker import Broker, presence_topic
 from realtime.hub import Hub
@@ -52,6 +52,7 @@ class Presence:
         profiles: of hosts.
         resolve: (tenant id, outside ids) -> internal ids.
         busy_of: which of some users are in a call, from the database; heals the mark.
+        woken_of: which of them a push can wake, likewise; None while push is off.
         hidden_of: whom blocks hide from a user.
     """
 
@@ -63,13 +64,20 @@ class Presence:
         node: str,
         profiles: Profiles,
         resolve: Resolve,
-        busy_of: BusyOf | None = None,
+        busy_of: WhoOf | None = None,
+        woken_of: WhoOf | None = None,
         hidden_of: HiddenOf = nobody_hidden,
         tracker_options: dict[str, Any] | None = None,
     ) -> None:
         prefix, client = broker.keys.prefix, _Lane(broker)
         self.tracker = Tracker(
-            client, node=node, prefix=prefix, on_change=self._changed, busy_of=busy_of, **(tracker_options or {})
+            client,
+            node=node,
+            prefix=prefix,
+            on_change=self._changed,
+            busy_of=busy_of,
+            woken_of=woken_of,
+            **(tracker_options or {}),
         )
         self._broker = broker
         self._resolve = resolve

@@ -10,7 +10,7 @@ import pytest
 import redis.asyncio as aioredis
 
 from presence.record import UserState
-from presence.tracker import BusyOf, Tracker
+from presence.tracker import Tracker, WhoOf
 
 HEARTBEAT_S = 0.1
 TTL_MS = 600
@@ -39,7 +39,7 @@ MakeNode = Callable[..., "Node"]
 async def make_node(redis: aioredis.Redis, redis_url: str) -> AsyncIterator[MakeNode]:
     nodes: list[Node] = []
 
-    def make(url: str = redis_url, busy_of: BusyOf | None = None) -> Node:
+    def make(url: str = redis_url, busy_of: WhoOf | None = None, woken_of: WhoOf | None = None) -> Node:
         client: aioredis.Redis = aioredis.from_url(url)
         heard: list[UserState] = []
 
@@ -47,7 +47,13 @@ async def make_node(redis: aioredis.Redis, redis_url: str) -> AsyncIterator[Make
             heard.extend(states)
 
         tracker = Tracker(
-            client, node=uuid4().hex, on_change=on_change, busy_of=busy_of, heartbeat_s=HEARTBEAT_S, ttl_ms=TTL_MS
+            client,
+            node=uuid4().hex,
+            on_change=on_change,
+            busy_of=busy_of,
+            woken_of=woken_of,
+            heartbeat_s=HEARTBEAT_S,
+            ttl_ms=TTL_MS,
         )
         nodes.append(Node(tracker, client, heard))
         return nodes[-1]

@@ -217,6 +217,24 @@ async def test_busy_marks_are_mended_from_the_calls(make_node: MakeNode, redis: 
     await until(lambda: node.statuses(1)[-1:] == ["online"], "a mark that was left over is taken off")
 
 
+async def test_whom_push_can_wake_is_known_again_when_redis_lost_everything(
+    make_node: MakeNode, redis: aioredis.Redis
+) -> None:
+    async def woken_of(user_ids: Collection[int]) -> set[int]:
+        return {1} & set(user_ids)
+
+    node = await started(make_node, woken_of=woken_of)
+    await node.tracker.connected(ANNA, 1, "phone")
+    await redis.flushall()
+
+    async def told() -> bool:
+        return (await node.tracker.states([1]))[1].push_reachable
+
+    await until(told, "the mark is back")
+    await node.tracker.disconnected(1, 1)
+    assert (await node.tracker.states([1]))[1].rings, "and she can be rung while her phone sleeps"
+
+
 async def test_versions_go_on_growing_after_a_loss_of_redis(make_node: MakeNode, redis: aioredis.Redis) -> None:
     node = await started(make_node)
     for _ in range(50):
