@@ -39,6 +39,7 @@ CHANNELS_MAX: Final = 100  # that one connection may be in
 DATA_BYTES_MAX: Final = 8 * 1024  # a message goes to thousands of sockets and stays in memory
 NAMED_MAX: Final = 100  # comings and goings that a diff names; beyond it only the count is of use
 FLUSH_S: Final = 0.2
+CONFIRM_STEPS: Final = 20  # over which a node confirms its channels, so that it never stops for all of them at once
 MESSAGE: Final = "channel.message"
 DIFF: Final = "channel.presence"
 
@@ -249,15 +250,22 @@ class Channels:
     async def run(self) -> None:
         """Tell of comings and goings, and confirm this node's members, until cancelled."""
         loop = asyncio.get_running_loop()
-        confirm_at = loop.time() + self._confirm_s
+        confirm_at = round_at = loop.time() + self._confirm_s
+        left: list[str] = []  # of this round of confirming
+        size = 0  # of its steps
         while True:
             try:
                 async with asyncio.timeout_at(confirm_at):  # not wait_for: before 3.12 it may swallow a cancel
                     await self._wake.wait()
                 await asyncio.sleep(FLUSH_S)
             except TimeoutError:
-                confirm_at = loop.time() + self._confirm_s * random.uniform(0.8, 1.0)
-                await self._safely(self._confirm())
+                if not left:
+                    left = list(self._rooms)
+                    size = -(-len(left) // CONFIRM_STEPS)
+                    round_at = loop.time() + self._confirm_s * random.uniform(0.8, 1.0)
+                due, left = left[:size], left[size:]
+                confirm_at = loop.time() + self._confirm_s * 0.8 / CONFIRM_STEPS if left else round_at
+                await self._safely(self._confirm(due))
             self._wake.clear()
             await self._safely(self._flush())
 
@@ -269,9 +277,12 @@ class Channels:
         except Exception:  # one bad channel must not end the upkeep of all
             log.exception("channels_upkeep_failed")
 
-    async def _confirm(self) -> None:
-        for stream, room in list(self._rooms.items()):
-            self._note(stream, room, await self._members.change(stream, here=list(room.members)))
+    async def _confirm(self, streams: Sequence[str]) -> None:
+        """Say who is here, in one round trip for all of these channels."""
+        rooms = [(stream, self._rooms[stream]) for stream in streams if stream in self._rooms]
+        asked = [self._members.change(stream, here=list(room.members)) for stream, room in rooms]
+        for (stream, room), census in zip(rooms, await asyncio.gather(*asked), strict=True):
+            self._note(stream, room, census)
 
     async def _flush(self) -> None:
         goodbyes, self._goodbyes = self._goodbyes, {}
