@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import structlog
@@ -119,10 +118,11 @@ class Tracker:
         self._nodes = Nodes(self._batch, f"{prefix}:{{nodes}}:alive", node, ttl_ms=ttl_ms)
         self._change = Script("change")
         self._on_change = on_change
-        self._truths: tuple[tuple[str, Callable[[UserState], bool], WhoOf | None], ...] = (
-            ("b", lambda state: state.busy, busy_of),
-            ("p", lambda state: state.push_reachable, woken_of),
-        )
+        self._truths: list[tuple[str, Callable[[UserState], bool], WhoOf]] = []  # mark, whether it is set, who knows
+        if busy_of is not None:
+            self._truths.append(("b", lambda state: state.busy, busy_of))
+        if woken_of is not None:
+            self._truths.append(("p", lambda state: state.push_reachable, woken_of))
         self._heartbeat_s = heartbeat_s
         self._local: dict[int, _Local] = {}
         self._leaving: set[int] = set()  # users to be taken off this node's list
@@ -399,13 +399,17 @@ class Tracker:
 
     async def _correct_marks(self, users: Sequence[int]) -> None:
         """Mend marks that do not agree with who knows best, unless the record changed while that was asked."""
+        if not users or not self._truths:
+            return
+        states = await self.states(users)
+        steps: dict[int, list[str]] = {}
         for mark, marked, who_of in self._truths:
-            if who_of is None or not users:
-                continue
-            states = await self.states(users)
             right = set(await who_of(users))
-            wrong = {user_id: state for user_id, state in states.items() if marked(state) != (user_id in right)}
-            await self._write(list(wrong), partial(_mend, mark, right, wrong))
+            for user_id, state in states.items():
+                if marked(state) != (user_id in right):
+                    mending = steps.setdefault(user_id, ["at", "", str(state.version)])
+                    mending += ["set" if user_id in right else "del", mark, "1"]
+        await self._write(list(steps), steps.__getitem__)
 
     async def _sweep(self, node: str, heard_ms: int) -> None:
         """Clear up after a dead node, unless another node is at it."""
@@ -422,10 +426,6 @@ class Tracker:
                 break
         await self._batch.command("UNLINK", users_key)
         await self._nodes.quit(node)
-
-
-def _mend(mark: str, right: Collection[int], wrong: Mapping[int, UserState], user_id: int) -> list[str]:
-    return ["at", "", str(wrong[user_id].version), "set" if user_id in right else "del", mark, "1"]
 
 
 def _others(local: _Local, connection_id: int) -> tuple[tuple[int, str], ...]:

@@ -166,6 +166,8 @@ class Dispatcher:
             self._refuse(session, frame, exc)
         except msgspec.DecodeError as exc:
             self._refuse(session, frame, _invalid_data(exc))
+        except Exception as exc:
+            self._refuse(session, frame, self._as_error(exc, str(frame.op) if frame else ""))
 
     def closed(self, conn: Socket, code: int) -> None:
         session: Session = conn.session
@@ -210,7 +212,7 @@ class Dispatcher:
             self._enqueue(session, frame, None, frame.ack)
 
     def _answer_at_once(self, session: Session, frame: Frame, route: Route, data: Struct) -> None:
-        if session.later >= PENDING_MAX:
+        if session.later >= PENDING_MAX and not route.inline:
             raise TooManyPending(retry_after_ms=1_000)
         try:
             request = Request(session, time.time_ns() // 1_000_000)

@@ -115,7 +115,8 @@ class Wire(asyncio.Protocol):
         return future
 
     def abort(self) -> None:
-        """Give the connection up at once."""
+        """Give the connection up at once: nothing more is sent on it."""
+        self.closed = True
         if self._transport is not None:
             self._transport.abort()
 

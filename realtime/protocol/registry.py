@@ -6,7 +6,7 @@ Imports nothing of the project but `Later`. A feature's handlers.py gives its ro
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -41,6 +41,7 @@ class Route:
         cost: what the request takes from its connection's rate bucket.
         begins: starts something long that a node about to stop should not begin, as a call.
         summary: one sentence for the documentation.
+        waits: whether the handler is a coroutine function.
     """
 
     op: str
@@ -55,11 +56,10 @@ class Route:
     cost: int = 1
     begins: bool = False
     summary: str = ""
+    waits: bool = field(init=False)
 
-    @property
-    def waits(self) -> bool:
-        """Whether the handler is a coroutine function."""
-        return iscoroutinefunction(self.handler)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "waits", iscoroutinefunction(self.handler))  # asked for every request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

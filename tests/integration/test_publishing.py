@@ -89,6 +89,7 @@ async def test_no_more_than_a_few_publishes_wait_for_a_slow_redis(node: Node, re
             refused = await receive(asha, "re", 5)
             assert [reply["error"]["code"] for reply in refused] == ["too_many_pending"] * 5
             assert all(reply["error"]["retryable"] for reply in refused)
+            assert "ok" in await ask(asha, {"id": 4, "op": "session.ping"}), "a ping waits for nothing"
         finally:
             await redis.client_unpause()
         answered = await receive(asha, "re", PENDING_MAX)
