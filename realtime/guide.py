@@ -145,10 +145,10 @@ and a `v` below what you know of the same call, wallet or conversation.
 4. Repeat the last acknowledgements, join channels again with their positions, ask for `presence.watch` and
    `hosts.watch` again, and repeat requests without reply: all of these belonged to the connection.
 
-A log keeps at least {LOG_EVENTS} events, for {log_h} hours after the last touch. History is also lost, and the epoch
-another, after a restart or failover of Redis; sockets are then closed with 4004, and sign in for a snapshot. While
-Redis is away a sign-in succeeds with an empty `epoch`: requests that need only PostgreSQL work, events come when it
-is back (4004 again).
+A log keeps at least {LOG_EVENTS} events, for at least {log_h} hours after the last touch. History is also lost, and
+the epoch another, after a restart or failover of Redis; sockets are then closed with 4004, and sign in for a snapshot.
+While Redis is away a sign-in succeeds with an empty `epoch`: requests that need only PostgreSQL work, events come when
+it is back (4004 again).
 
 ## Acknowledgements
 

@@ -56,7 +56,7 @@ class Broker:
         url: of Redis (address.py).
         prefix: of all keys.
         log_events: events that a stream's log keeps at least.
-        log_ttl_ms: after which an untouched stream is forgotten.
+        log_ttl_ms: that an untouched stream is kept for at least.
     """
 
     __slots__ = (
@@ -149,9 +149,15 @@ class Broker:
         """
         return await self.begin_append(stream, events).wait()
 
-    def begin_append(self, stream: str, events: Sequence[StreamEvent]) -> Later[list[Position]]:
-        """Do as `append`, in the order of the calls, and let the caller go on before the answer is there."""
-        return Later(self._append(stream, events), _places)
+    def begin_append(
+        self, stream: str, events: Sequence[StreamEvent], *, repeatable: bool = True
+    ) -> Later[list[Position]]:
+        """Do as `append`, in the order of the calls, and let the caller go on before the answer is there.
+
+        Args:
+            repeatable: somebody may append these events again, with the same ids; if not, the ids are not remembered.
+        """
+        return Later(self._append(stream, events, repeatable=repeatable), _places)
 
     async def publish_ephemeral(self, stream: str, event: str, data: bytes) -> int:
         """Tell the nodes that listen, and keep nothing.
@@ -236,11 +242,12 @@ class Broker:
         head = (await self.positions([stream]))[0]
         return await self.replay(stream, Position(head.epoch, max(0, head.offset - count)), limit=count * 2)
 
-    def _append(self, stream: str, events: Sequence[StreamEvent]) -> Any:
+    def _append(self, stream: str, events: Sequence[StreamEvent], *, repeatable: bool = True) -> Any:
         keys = self.keys.stream(stream)
+        remembered = repeatable or self.backend.sharded  # a cluster's client may send a command a second time
         arguments: list[str | bytes | int] = [self._fresh(), self._log_events, self._log_ttl_ms, self._publish]
         for event in events:
-            arguments += (event.event_id, event.pack())
+            arguments += (event.event_id if remembered else "", event.pack())
         return self._pipeline.script("append", (keys.meta, keys.log, keys.seen, keys.channel), *arguments)
 
     def _fresh(self) -> str:

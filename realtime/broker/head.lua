@@ -1,4 +1,4 @@
--- Prelude of the stream scripts: where the stream's head is, in which epoch.
+-- Prelude of the stream scripts: where the stream's head is, in which epoch; and how long it is kept.
 --
 -- In:  RUN      constant put before this text: run id of the server process that the script was loaded into. Scripts
 --               are neither replicated nor kept over a restart, so a script that runs here was loaded here, and
@@ -18,9 +18,16 @@ local function head(fresh)
   return fresh, 0
 end
 
-local function keep_for(ttl_ms)
-  redis.call('PEXPIRE', KEYS[1], ttl_ms)
-  redis.call('PEXPIRE', KEYS[2], ttl_ms)
-  redis.call('PEXPIRE', KEYS[3], ttl_ms)
+local function expire(key, ttl_ms)
+  redis.call('PEXPIRE', key, string.format('%.0f', ttl_ms * 1.25))
 end
 
+-- Keep the stream for ttl_ms at least, and a quarter more at most. The log's own expiry is looked at, since a log that has
+-- just been made has none; setting all three every time cost a third of an append.
+local function keep_for(ttl_ms)
+  if redis.call('PTTL', KEYS[2]) < tonumber(ttl_ms) then
+    for i = 1, 3 do
+      expire(KEYS[i], ttl_ms)
+    end
+  end
+end

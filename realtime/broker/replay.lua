@@ -5,7 +5,7 @@
 --      ARGV[2]  the reader's epoch, empty when it has none
 --      ARGV[3]  the reader's offset
 --      ARGV[4]  events to return at most
---      ARGV[5]  milliseconds after which an untouched stream is forgotten
+--      ARGV[5]  milliseconds that an untouched stream is kept for at least
 -- Out: {epoch, head, recovered 0 or 1, entry, entry, ...}: the entries follow the reader's offset without a gap up to
 --      the head, or recovered is 0: another epoch, an offset beyond the head, too much missed, or trimmed away.
 local epoch, offset = head(ARGV[1])

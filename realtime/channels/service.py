@@ -171,7 +171,7 @@ class Channels:
             return ChannelPublishOk()
         event_id = _event_id(principal.user_id, stream, message_id)
         event = StreamEvent(event_id, MESSAGE, 0, time.time_ns() // 1_000_000, body)
-        return self._broker.begin_append(stream, [event]).then(
+        return self._broker.begin_append(stream, [event], repeatable=message_id is not None).then(
             lambda places: ChannelPublishOk(places[0].epoch, places[0].offset, event.event_id)
         )
 
