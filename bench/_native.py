@@ -21,15 +21,7 @@ from typing import Any
 import jwt
 import psutil
 
-from bench.harness import (
-    UNBOUND,
-    ServerProcess,
-    allowed_cores,
-    pin,
-    raise_open_files_limit,
-    server_process,
-    split_cores,
-)
+from bench.harness import UNBOUND, ServerProcess, pin, raise_open_files_limit, server_process, split_cores
 
 SOURCES = Path(__file__).resolve().parent / "native"
 ANSWER_TIMEOUT_S = 900.0  # opening 15,000 signed-in sockets takes minutes: each is a new user in PostgreSQL
@@ -164,14 +156,14 @@ class Load:
 
 
 class Bench:
-    """The programs, compiled, and the cores: half for the server and half for all else, or all of them for all."""
+    """The programs, compiled, and the cores: ours for the server, the other half for all else."""
 
-    def __init__(self, folder: Path, *, divided: bool) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._load = compiled("load", folder)
         self._limit = compiled("limit", folder)
         self._loads: list[Load] = []
-        self.server_cores, self.load_cores = split_cores() if divided else (allowed_cores(), allowed_cores())
+        self.server_cores, self.load_cores = split_cores()
 
     def load(self, port: int, *, connections: int, **options: object) -> Load:
         """Open connections to a server on 127.0.0.1.
@@ -247,12 +239,8 @@ class Bench:
 
 
 @contextmanager
-def bench(*, divided: bool = True) -> Iterator[Bench]:
+def bench() -> Iterator[Bench]:
     """Compile the programs for the length of the block.
-
-    Args:
-        divided: half of the cores are the server's, half the generator's and the engines'. If not, nothing is bound
-            to a core.
 
     Raises:
         BenchFailed: there is no C compiler.
@@ -260,7 +248,7 @@ def bench(*, divided: bool = True) -> Iterator[Bench]:
     folder = Path(tempfile.mkdtemp(prefix="tm-bench-native-"))
     bench: Bench | None = None
     try:
-        bench = Bench(folder, divided=divided)
+        bench = Bench(folder)
         yield bench
     finally:
         if bench is not None:

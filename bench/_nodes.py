@@ -12,21 +12,22 @@ from urllib.parse import urlsplit
 import jwt
 import psutil
 
-from bench._native import SECRET, TOKEN_LIFE_S, Bench, unlimited
-from bench.harness import CpuSeconds, ServerProcess, cpu_seconds, pin, server_process
+from bench._native import SECRET, TOKEN_LIFE_S, unlimited
+from bench.harness import CpuSeconds, ServerProcess, cpu_seconds, pin, server_process, split_cores
 
 
 @contextmanager
-def two_nodes(native: Bench) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+def two_nodes() -> Iterator[tuple[ServerProcess, ServerProcess]]:
     """Run two nodes on the server's cores; the engines, which the first one started, share the generator's."""
-    with server_process(settings=unlimited(), cores=native.server_cores) as first:
+    server_cores, load_cores = split_cores()
+    with server_process(settings=unlimited(), cores=server_cores) as first:
         engines = _engines(first)
         for child in psutil.Process(first.pid).children(recursive=True):
             if not child.name().startswith("python"):
-                pin(native.load_cores, child.pid)
+                pin(load_cores, child.pid)
         urls = {name: engines[name] for name in ("database_url", "redis_url")}
-        with server_process(settings=unlimited(**urls), cores=native.server_cores) as second:
-            pin(native.load_cores)
+        with server_process(settings=unlimited(**urls), cores=server_cores) as second:
+            pin(load_cores)
             yield first, second
 
 

@@ -86,7 +86,7 @@ def publish(text_bytes: int) -> str:
 
 
 def run(options: argparse.Namespace) -> Figures:
-    with bench(divided=False) as native, two_nodes(native) as nodes:
+    with bench() as native, two_nodes() as nodes:
         members = 2 * options.pairs
         words = {"second": JOIN, "message": publish(options.bytes)}
         first, ports = native.sign_ins(range(members)), [port_of(node) for node in nodes]

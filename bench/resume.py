@@ -155,7 +155,7 @@ def _limit(native: Bench, at_once: int) -> tuple[float, float]:
 
 
 def run(options: argparse.Namespace) -> Figures:
-    with bench() as native, two_nodes(native) as (first, second):
+    with bench() as native, two_nodes() as (first, second):
         figures = uvloop.run(_measure(first, second, options))
         limit_per_s, limit_cpu_us = _limit(native, options.at_once)
     return figures | {
