@@ -104,7 +104,8 @@ class Dispatcher:
         self._routes: dict[str, Route] = {}
         self._entries: dict[str, dict[str, _Entry]] = {}  # by codec and operation
         self._tasks: set[asyncio.Task[None]] = set()
-        self._later: set[asyncio.Future[Any]] = set()
+        self._later = 0  # replies that are under way
+        self._none_later: asyncio.Event | None = None  # when somebody waits for that
         self.sessions: dict[int, Session] = {}
         self.handled = 0
         self._draining = False
@@ -190,7 +191,11 @@ class Dispatcher:
     async def close(self) -> None:
         """Wait for running requests to end (each is bounded), then return."""
         while self._tasks or self._later:
-            await asyncio.wait([*self._tasks, *self._later], timeout=HANDLER_TIMEOUT_S)
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=HANDLER_TIMEOUT_S)
+            if self._later:
+                self._none_later = asyncio.Event()
+                await self._none_later.wait()
 
     # What happens to a request.
 
@@ -283,11 +288,13 @@ class Dispatcher:
     def _answer_later(self, session: Session, frame: Frame, route: Route, ok: Later[Struct]) -> None:
         """Answer when the value is there; whoever promised it has bounded that."""
 
-        def answer(future: asyncio.Future[Any]) -> None:
-            self._later.discard(future)
+        def answer(value: Later[Struct]) -> None:
             session.later -= 1
+            self._later -= 1
+            if self._later == 0 and self._none_later is not None:
+                self._none_later.set()
             try:
-                reply = session.conn.codec.encode(OkReply(frame.id, ok.value()))
+                reply = session.conn.codec.encode(OkReply(frame.id, value.value()))
             except Exception as exc:
                 self._refuse(session, frame, self._as_error(exc, route.op))
                 return
@@ -296,8 +303,8 @@ class Dispatcher:
                 session.conn.send_reply(reply)
 
         session.later += 1
-        self._later.add(ok.future)
-        ok.future.add_done_callback(answer)
+        self._later += 1
+        ok.on_settled(answer)
 
     async def _handle(self, session: Session, frame: Frame, route: Route, data: Struct) -> Any:
         request = Request(session, time.time_ns() // 1_000_000)

@@ -191,7 +191,7 @@ class CallParts:
             limits=limits,
         )
         self.deadlines = Deadlines(outbox=outbox, pool=pool, store=store, conductor=conductor)
-        self.news = MeterNews(outbox=outbox, store=store, meters=meters, conductor=conductor)
+        self.news = MeterNews(outbox=outbox, pool=pool, store=store, meters=meters, conductor=conductor)
         self.proofs = Proofs(pool=pool, meters=meters, liveness=liveness)
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from realtime.broker.backend import Backend
 from realtime.broker.entry import (
@@ -35,6 +35,8 @@ from realtime.protocol.later import Later
 LOG_EVENTS: Final = 1_000  # what a phone may miss in a tunnel; more is better told by a snapshot
 LOG_TTL_MS: Final = 24 * 3_600_000  # a device that was away for a day gets a snapshot
 EPOCH_BYTES: Final = 8
+
+T = TypeVar("T")
 
 
 class Sink(Protocol):
@@ -124,14 +126,14 @@ class Broker:
             event = StreamEvent(str(out.event_id), out.event, out.v, out.ts_ms, out.data)
             groups.setdefault(out.user_id, []).append((index, event))
         waiting = [
-            (group, self._append(user_stream(user_id), [event for _, event in group]))
+            (group, self._append(user_stream(user_id), [event for _, event in group], repeatable=True, read=_receivers))
             for user_id, group in groups.items()
         ]
         receivers = [0] * len(batch)
         failed: Unavailable | None = None
         for group, answer in waiting:
             try:
-                told = (await answer)[2::2]
+                told = await answer
             except Unavailable as exc:
                 failed = exc
                 continue
@@ -147,7 +149,7 @@ class Broker:
         Raises:
             Unavailable: they may not have been appended.
         """
-        return await self.begin_append(stream, events).wait()
+        return await self.begin_append(stream, events)
 
     def begin_append(
         self, stream: str, events: Sequence[StreamEvent], *, repeatable: bool = True
@@ -157,7 +159,7 @@ class Broker:
         Args:
             repeatable: somebody may append these events again, with the same ids; if not, the ids are not remembered.
         """
-        return Later(self._append(stream, events, repeatable=repeatable), _places)
+        return self._append(stream, events, repeatable=repeatable, read=_places)
 
     async def publish_ephemeral(self, stream: str, event: str, data: bytes) -> int:
         """Tell the nodes that listen, and keep nothing.
@@ -176,13 +178,13 @@ class Broker:
         Raises:
             Unavailable: nobody may have been told.
         """
-        return await self.begin_announce(stream, event, data).wait()
+        return await self.begin_announce(stream, event, data)
 
     def begin_announce(self, stream: str, event: str, data: bytes) -> Later[int]:
         """Do as `announce`, and let the caller go on before the answer is there."""
         channel = self.keys.channel(stream)
         payload = pack_ephemeral(event, time.time_ns() // 1_000_000, data)
-        return Later(self._pipeline.command(self._publish, channel, payload, key=channel), int)
+        return self._pipeline.command(self._publish, channel, payload, key=channel, read=int)
 
     # Listening.
 
@@ -208,7 +210,7 @@ class Broker:
         at = position or Position("", 0)
         keys = self.keys.stream(stream)
         most = self._log_events if limit is None else limit
-        answer = await self._pipeline.script(
+        answer: Sequence[Any] = await self._pipeline.script(
             "replay", (keys.meta, keys.log, keys.seen), self._fresh(), at.epoch, at.offset, most, self._log_ttl_ms
         )
         epoch, head, recovered = answer[0].decode(), answer[1], bool(answer[2])
@@ -222,16 +224,10 @@ class Broker:
             Unavailable: Redis cannot be reached.
         """
         answers = []
-        for stream in streams:
-            keys = self.keys.stream(stream)
-            answers.append(
-                self._pipeline.script("position", (keys.meta, keys.log, keys.seen), self._fresh(), self._log_ttl_ms)
-            )
-        found = []
-        for answer in answers:
-            epoch, offset = await answer
-            found.append(Position(epoch.decode(), offset))
-        return found
+        for keys in map(self.keys.stream, streams):
+            of = (keys.meta, keys.log, keys.seen)
+            answers.append(self._pipeline.script("position", of, self._fresh(), self._log_ttl_ms, read=_place))
+        return [await answer for answer in answers]
 
     async def history(self, stream: str, count: int) -> Replay:
         """Return the last `count` events of a stream's log, oldest first.
@@ -242,13 +238,15 @@ class Broker:
         head = (await self.positions([stream]))[0]
         return await self.replay(stream, Position(head.epoch, max(0, head.offset - count)), limit=count * 2)
 
-    def _append(self, stream: str, events: Sequence[StreamEvent], *, repeatable: bool = True) -> Any:
+    def _append(
+        self, stream: str, events: Sequence[StreamEvent], *, repeatable: bool, read: Callable[[Any], T]
+    ) -> Later[T]:
         keys = self.keys.stream(stream)
         remembered = repeatable or self.backend.sharded  # a cluster's client may send a command a second time
         arguments: list[str | bytes | int] = [self._fresh(), self._log_events, self._log_ttl_ms, self._publish]
         for event in events:
             arguments += (event.event_id if remembered else "", event.pack())
-        return self._pipeline.script("append", (keys.meta, keys.log, keys.seen, keys.channel), *arguments)
+        return self._pipeline.script("append", (keys.meta, keys.log, keys.seen, keys.channel), *arguments, read=read)
 
     def _fresh(self) -> str:
         """Return an epoch that no stream was ever in."""
@@ -266,6 +264,15 @@ class Broker:
     def _restored(self, channels: list[str]) -> None:
         if self._sink is not None:
             self._sink.restored([self.keys.stream_of(channel) for channel in channels])
+
+
+def _receivers(answer: Sequence[Any]) -> Sequence[int]:
+    return answer[2::2]
+
+
+def _place(answer: Sequence[Any]) -> Position:
+    epoch, offset = answer
+    return Position(epoch.decode(), offset)
 
 
 def _places(answer: Sequence[Any]) -> list[Position]:

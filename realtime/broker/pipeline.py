@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import hiredis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -21,6 +21,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from realtime.broker.backend import Backend
 from realtime.broker.wire import Command
 from realtime.protocol.errors import Unavailable
+from realtime.protocol.later import Later
 
 BATCH_MAX: Final = 500  # commands of one pipeline: about 5 ms of the server's time
 PENDING_MAX: Final = 50_000  # beyond this the caller is told at once; the outbox keeps what matters
@@ -30,6 +31,11 @@ SCRIPTS: Final = ("append", "replay", "position")
 ALONE: Final = ""  # the name of the only server
 _RUN_ID: Final = re.compile(rb"run_id:([0-9a-f]{40})")
 Argument = str | bytes | int
+T = TypeVar("T")
+
+
+def _as_it_is(reply: Any) -> Any:
+    return reply
 
 
 @dataclass(slots=True)
@@ -39,7 +45,7 @@ class _Call:
     script: str
     key: str
     arguments: tuple[Argument, ...]
-    answer: asyncio.Future[Any]
+    answer: Later[Any]
 
     def command(self, bound: Mapping[str, str]) -> Command:
         return ("EVALSHA", bound[self.script], *self.arguments) if self.script else self.arguments
@@ -52,7 +58,7 @@ class Pipeline:
     from callbacks; a task is only made for what has to be waited for: connecting, loading, and all of a cluster.
     """
 
-    __slots__ = ("_backend", "_bound", "_busy", "_closed", "_pending", "_sources", "_task", "_under_way")
+    __slots__ = ("_backend", "_bound", "_busy", "_closed", "_loop", "_pending", "_sources", "_task", "_under_way")
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -63,19 +69,24 @@ class Pipeline:
         self._busy = False  # a batch is under way, or about to leave
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def script(self, name: str, keys: Sequence[str], *arguments: Argument) -> asyncio.Future[Any]:
+    def script(
+        self, name: str, keys: Sequence[str], *arguments: Argument, read: Callable[[Any], T] = _as_it_is
+    ) -> Later[T]:
         """Submit a script; all keys have one hash tag.
 
-        Returns:
-            A future of what the script returns; it raises Unavailable when Redis cannot be reached. The script
-            may have run all the same.
-        """
-        return self._submit(name, keys[0], (len(keys), *keys, *arguments))
+        Args:
+            read: makes a value of what the script returns.
 
-    def command(self, *arguments: Argument, key: str) -> asyncio.Future[Any]:
+        Returns:
+            That value, later; it raises Unavailable when Redis cannot be reached. The script may have run all the same.
+        """
+        return self._submit(name, keys[0], (len(keys), *keys, *arguments), Later(read))
+
+    def command(self, *arguments: Argument, key: str, read: Callable[[Any], T] = _as_it_is) -> Later[T]:
         """Submit a plain command that belongs to `key`'s server."""
-        return self._submit("", key, arguments)
+        return self._submit("", key, arguments, Later(read))
 
     async def close(self) -> None:
         """Fail what still waits and stop."""
@@ -86,16 +97,16 @@ class Pipeline:
         _fail([*self._under_way, *self._pending], Unavailable("the broker is closed"))
         self._pending.clear()
 
-    def _submit(self, script: str, key: str, arguments: tuple[Argument, ...]) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
+    def _submit(self, script: str, key: str, arguments: tuple[Argument, ...], answer: Later[T]) -> Later[T]:
         if self._closed or len(self._pending) >= PENDING_MAX:
-            _refuse(answer, Unavailable("the broker is closed" if self._closed else "too much is waiting for Redis"))
+            answer.fail(Unavailable("the broker is closed" if self._closed else "too much is waiting for Redis"))
             return answer
         self._pending.append(_Call(script, key, arguments, answer))
         if not self._busy:
             self._busy = True
-            loop.call_soon(self._next)  # in the loop's next turn, so all that this turn submits shares the batch
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            self._loop.call_soon(self._next)  # in the loop's next turn, so all that this turn submits shares the batch
         return answer
 
     def _next(self) -> None:
@@ -120,13 +131,18 @@ class Pipeline:
         self._wait_for(calls)
 
     def _answered(self, calls: list[_Call], replies: list[Any] | OSError) -> None:
-        """Settle a batch that was sent, and let the next one leave."""
+        """Let the next batch leave, and settle this one in the loop's next turn.
+
+        By then what this batch published has often come back, and a publisher's reply and copy share a write.
+        """
         if isinstance(replies, OSError):
             _fail(calls, Unavailable(f"Redis cannot be reached: {replies}"))
-        elif again := [call for call, reply in zip(calls, replies, strict=True) if not _settled(call, reply)]:
+        elif any(isinstance(reply, Exception) and _not_loaded(reply) for reply in replies):
             del self._bound[ALONE]
-            self._wait_for(again)
+            self._wait_for(_unsettled(calls, replies))
             return
+        else:
+            asyncio.get_running_loop().call_soon(_unsettled, calls, replies)
         if not self._closed:
             self._next()
 
@@ -161,11 +177,11 @@ class Pipeline:
             if server not in self._bound:
                 self._bound[server] = await self._bind(server)
         commands = [call.command(self._bound[server]) for call, server in zip(calls, servers, strict=True)]
-        again: list[_Call] = []
-        for call, server, reply in zip(calls, servers, await self._backend.execute(commands), strict=True):
-            if not _settled(call, reply):
-                self._bound.pop(server, None)
-                again.append(call)
+        again = _unsettled(calls, await self._backend.execute(commands))
+        if again:
+            names = dict(zip(map(id, calls), servers, strict=True))
+            for call in again:
+                self._bound.pop(names[id(call)], None)
         return again
 
     async def _bind(self, server: str) -> Mapping[str, str]:
@@ -206,29 +222,22 @@ def _not_loaded(answer: Exception) -> bool:
     return isinstance(answer, NoScriptError) or str(answer).startswith("NOSCRIPT")
 
 
-def _settled(call: _Call, reply: Any) -> bool:
-    """Give a call its answer; False when it has to be repeated, because its script is not loaded."""
-    answer = call.answer
-    if not isinstance(reply, Exception):
-        if not answer.done():
-            answer.set_result(reply)
-    elif _not_loaded(reply):
-        return False
-    elif not answer.done():
-        if isinstance(reply, ResponseError | hiredis.ReplyError):
+def _unsettled(calls: Sequence[_Call], replies: Sequence[Any]) -> list[_Call]:
+    """Give calls their answers; return those that have to be repeated, because their script is not loaded."""
+    again = []
+    for call, reply in zip(calls, replies, strict=True):
+        if not isinstance(reply, Exception):
+            call.answer.settle(reply)
+        elif _not_loaded(reply):
+            again.append(call)
+        elif isinstance(reply, ResponseError | hiredis.ReplyError):
             # READONLY, LOADING, CLUSTERDOWN, OOM and the like: the server is there, and cannot do it now.
-            _refuse(answer, Unavailable(f"Redis refused: {reply}"))
+            call.answer.fail(Unavailable(f"Redis refused: {reply}"))
         else:
-            _refuse(answer, Unavailable(f"Redis cannot be reached: {reply}"))
-    return True
-
-
-def _refuse(future: asyncio.Future[Any], error: Exception) -> None:
-    future.set_exception(error)
-    future.exception()  # a caller that has gone must not make the loop complain
+            call.answer.fail(Unavailable(f"Redis cannot be reached: {reply}"))
+    return again
 
 
 def _fail(calls: Iterable[_Call], error: Exception) -> None:
     for call in calls:
-        if not call.answer.done():
-            _refuse(call.answer, error)
+        call.answer.fail(error)

@@ -116,6 +116,10 @@ class Meters:
         """Return the meter explained. Raises billing's UnknownMeter."""
         return await metering.receipt(conn, call_id)
 
+    async def any_events(self, conn: asyncpg.Connection) -> bool:
+        """Return whether something has happened to meters."""
+        return await metering.any_events(conn)
+
     async def take_events(self, conn: asyncpg.Connection, limit: int) -> list[MeterEvent]:
         """Take what has happened to meters, in the caller's transaction."""
         return await metering.take_events(conn, limit=limit)

@@ -69,20 +69,28 @@ class Deadlines:
         """Sweep whenever a deadline is due, until cancelled."""
 
         async def once() -> float:
-            while await self.sweep() == DUE_BATCH:
-                pass
-            async with self._pool.acquire() as conn:
-                wait_ms = await self._store.ms_to_deadline(conn)
+            wait_ms = await self._wait_ms()
+            if wait_ms <= 0:
+                while await self.sweep() == DUE_BATCH:
+                    pass
+                wait_ms = await self._wait_ms()
             return min(max(wait_ms, DUE_POLL_MS_MIN), DUE_POLL_MS_MAX) / 1000
 
         await _forever("deadlines", once, asyncio.Event())
+
+    async def _wait_ms(self) -> int:
+        async with self._pool.acquire() as conn:
+            return await self._store.ms_to_deadline(conn)
 
 
 class MeterNews:
     """Turns what happened to meters into what happened to calls, in one transaction with the events."""
 
-    def __init__(self, *, outbox: Outbox, store: CallStore, meters: Meters, conductor: Conductor) -> None:
+    def __init__(
+        self, *, outbox: Outbox, pool: asyncpg.Pool, store: CallStore, meters: Meters, conductor: Conductor
+    ) -> None:
         self._outbox = outbox
+        self._pool = pool
         self._store = store
         self._meters = meters
         self._conductor = conductor
@@ -114,11 +122,15 @@ class MeterNews:
         """Consume as news comes, until cancelled."""
 
         async def once() -> float:
-            while await self.consume() == NEWS_BATCH:
+            while await self._any() and await self.consume() == NEWS_BATCH:
                 pass
             return NEWS_POLL_S
 
         await _forever("meter_news", once, self._wake)
+
+    async def _any(self) -> bool:
+        async with self._pool.acquire() as conn:
+            return await self._meters.any_events(conn)
 
 
 class Proofs:

@@ -244,7 +244,7 @@ class Presence:
         for told in [
             self._broker.begin_announce(presence_topic(state.user_id), NEWS, news_of(state)) for state in states
         ]:
-            await told.wait()
+            await told
 
 
 class _Lane:

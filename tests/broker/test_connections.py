@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis.asyncio as aioredis
@@ -20,6 +21,7 @@ from realtime.broker.address import Address
 from realtime.broker.pipeline import PENDING_MAX
 from realtime.broker.wire import Wire
 from realtime.protocol.errors import Unavailable
+from realtime.protocol.later import Later
 from tests.broker.conftest import MakeNode, Node
 from tests.broker.proxy import Proxy
 from tests.broker.support import Recorder, Valkey, free_ports, outgoing, until
@@ -114,11 +116,36 @@ async def test_a_server_that_talks_nonsense_is_unavailable(nonsense: Serve, make
 
 async def test_what_waits_for_redis_is_bounded(valkey: Valkey, make_node: MakeNode) -> None:
     node = await make_node(valkey.url)
-    answers = [node.broker._pipeline.command("EXISTS", "k", key="k") for _ in range(PENDING_MAX + 1)]
+    answers: list[Later[int]] = [node.broker._pipeline.command("EXISTS", "k", key="k") for _ in range(PENDING_MAX + 1)]
     with pytest.raises(Unavailable, match="too much"):
         await answers[-1]
     assert await answers[0] == 0
     await asyncio.gather(*answers[:-1])
+
+
+async def test_who_fails_to_take_an_answer_holds_up_nobody(valkey: Valkey, make_node: MakeNode) -> None:
+    pipeline = (await make_node(valkey.url)).broker._pipeline
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context["exception"]))
+
+    def fail(answer: Later[Any]) -> None:
+        raise ValueError("mine alone")
+
+    pipeline.command("EXISTS", "k", key="k").on_settled(fail)
+    behind: Later[int] = pipeline.command("EXISTS", "k", key="k").then(lambda count: count + 1)
+    assert await behind == 1
+    assert await behind == 1  # it stays
+    assert [str(exc) for exc in complaints] == ["mine alone"]
+
+
+async def test_who_stops_waiting_for_an_answer_holds_up_nobody(valkey: Valkey, make_node: MakeNode) -> None:
+    pipeline = (await make_node(valkey.url)).broker._pipeline
+    given_up: asyncio.Future[int] = asyncio.ensure_future(pipeline.command("EXISTS", "k", key="k"))
+    behind: Later[int] = pipeline.command("EXISTS", "k", key="k")
+    await asyncio.sleep(0)
+    given_up.cancel()
+    assert await behind == 0
+    assert given_up.cancelled()
 
 
 async def test_replies_belong_to_their_batches(valkey: Valkey) -> None:

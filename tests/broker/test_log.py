@@ -29,7 +29,7 @@ def event(event_id: str = "") -> StreamEvent:
 
 
 async def append(broker: Broker, *, repeatable: bool) -> None:
-    await broker.begin_append(STREAM, [event()], repeatable=repeatable).wait()
+    await broker.begin_append(STREAM, [event()], repeatable=repeatable)
 
 
 async def look(broker: Broker) -> None:

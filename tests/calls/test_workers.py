@@ -318,7 +318,9 @@ async def test_workers_run_until_cancelled_and_survive_the_database(pool: asyncp
             Deadlines(outbox=world.outbox, pool=pool, store=world.store, conductor=world.conductor).run()
         ),
         asyncio.create_task(
-            MeterNews(outbox=world.outbox, store=world.store, meters=world.meters, conductor=world.conductor).run()
+            MeterNews(
+                outbox=world.outbox, pool=pool, store=world.store, meters=world.meters, conductor=world.conductor
+            ).run()
         ),
         asyncio.create_task(Proofs(pool=pool, meters=world.meters, liveness=world.liveness).run()),
     ]

@@ -238,7 +238,9 @@ class World(People):
             pool=pool, outbox=self.outbox, people=self.accounts, calls=self.calls, commission_bp=3000
         )
         self.deadlines = Deadlines(outbox=self.outbox, pool=pool, store=self.store, conductor=self.conductor)
-        self.news = MeterNews(outbox=self.outbox, store=self.store, meters=self.meters, conductor=self.conductor)
+        self.news = MeterNews(
+            outbox=self.outbox, pool=pool, store=self.store, meters=self.meters, conductor=self.conductor
+        )
         self.proofs = Proofs(pool=pool, meters=self.meters, liveness=self.liveness)
 
     @classmethod

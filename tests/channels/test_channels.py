@@ -40,7 +40,7 @@ class Node:
     async def say(self, conn: Recorder, who: Principal, name: str, data: Any, **options: Any) -> Any:
         options = {"ephemeral": False, "message_id": None} | options
         published = self.channels.publish(conn, who, name, data, **options)
-        return await published.wait() if isinstance(published, Later) else published
+        return await published if isinstance(published, Later) else published
 
 
 MakeNode = Callable[..., Awaitable[Node]]
