@@ -38,6 +38,7 @@
 #define FLIGHTS_MAX 131072 /* messages of `pairs` that are told apart at a time: 10 s of more than any server does */
 #define HISTOGRAM_US 2000000
 #define MARK 5       /* bytes in front of the counter in a message, by which it is found in the event */
+#define NAP_NS 250000 /* far below the latencies that are looked at */
 
 struct flight {
     double sent;
@@ -223,10 +224,10 @@ static void set_pace(long each_ns) {
 }
 
 /* Sleep until something is due, and let what comes meanwhile wait: the generator shares its core with Valkey, and waking for
-   each event takes more of it than sending and reading. Latencies come out longer, by one interval at most. */
-static void wait_for_timer(void) {
+   each event takes more of it than sending and reading. Latencies come out longer, by NAP_NS at most. */
+static void nap(void) {
     struct pollfd timer = {.fd = timer_fd, .events = POLLIN};
-    poll(&timer, 1, 100);
+    ppoll(&timer, 1, &(struct timespec){0, NAP_NS}, NULL);
 }
 
 static void run_pairs(double seconds, size_t window, double rate) {
@@ -243,7 +244,7 @@ static void run_pairs(double seconds, size_t window, double rate) {
     for (size_t i = 0; i < window * conns_count / 2; i++) send_pair(i % (conns_count / 2));
     if (!window) set_pace(1e9 / rate);
     while (now_s() - began < seconds) {
-        if (!window) wait_for_timer();
+        if (!window) nap();
         turn(window ? 100 : 0);
     }
     set_pace(0);
