@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=int, default=1, help="messages in flight for each pair when saturated [1]")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement [4]")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each kind; the median counts [3]")
-    parser.add_argument("--rate", type=float, default=0, help="messages a second where latencies are taken [half]")
+    parser.add_argument("--rate", type=float, default=0, help="messages a second of the paced part [half of all]")
     parser.add_argument("--bytes", type=int, default=200, help="size of a message's text [200]")
 
 

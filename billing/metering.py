@@ -365,7 +365,8 @@ async def receipt(conn: asyncpg.Connection, meter_id: UUID) -> Receipt:
 
 async def any_events(conn: asyncpg.Connection) -> bool:
     """Return whether there is something for `take_events`: a look is cheaper than a transaction that takes nothing."""
-    return bool(await conn.fetchval(sql("any_events")))
+    found: bool = await conn.fetchval(sql("any_events"))
+    return found
 
 
 async def take_events(conn: asyncpg.Connection, *, limit: int = 500) -> list[MeterEvent]:

@@ -37,7 +37,7 @@
 #define FAN_RING 65536
 #define FLIGHTS_MAX 131072 /* messages of `pairs` that are told apart at a time: 10 s of more than any server does */
 #define HISTOGRAM_US 2000000
-#define MARK 5       /* bytes in front of the counter in a message, by which it is found in the event */
+#define MARK 5         /* bytes in front of the counter in a message, by which it is found in the event */
 #define NAP_NS 250000 /* far below the latencies that are looked at */
 
 struct flight {

@@ -22,8 +22,8 @@ local function expire(key, ttl_ms)
   redis.call('PEXPIRE', key, string.format('%.0f', ttl_ms * 1.25))
 end
 
--- Keep the stream for ttl_ms at least, and a quarter more at most. The log's own expiry is looked at, since a log that has
--- just been made has none; setting all three every time cost a third of an append.
+-- Keep the stream for ttl_ms at least, and a quarter more at most: one look instead of three settings, nearly always. The
+-- log's own expiry is looked at, since a log that has just been made has none.
 local function keep_for(ttl_ms)
   if redis.call('PTTL', KEYS[2]) < tonumber(ttl_ms) then
     for i = 1, 3 do

@@ -62,6 +62,7 @@ class Pipeline:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._loop = asyncio.get_running_loop()
         self._sources = load_scripts()
         self._bound: dict[str, Mapping[str, str]] = {}
         self._pending: deque[_Call] = deque()
@@ -69,7 +70,6 @@ class Pipeline:
         self._busy = False  # a batch is under way, or about to leave
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def script(
         self, name: str, keys: Sequence[str], *arguments: Argument, read: Callable[[Any], T] = _as_it_is
@@ -104,8 +104,6 @@ class Pipeline:
         self._pending.append(_Call(script, key, arguments, answer))
         if not self._busy:
             self._busy = True
-            if self._loop is None:
-                self._loop = asyncio.get_running_loop()
             self._loop.call_soon(self._next)  # in the loop's next turn, so all that this turn submits shares the batch
         return answer
 
@@ -126,7 +124,7 @@ class Pipeline:
                 return
         except Exception as exc:  # an argument that cannot be packed; what waits behind these calls must go on
             _fail(calls, exc)
-            asyncio.get_running_loop().call_soon(self._next)
+            self._loop.call_soon(self._next)
             return
         self._wait_for(calls)
 
@@ -142,13 +140,13 @@ class Pipeline:
             self._wait_for(_unsettled(calls, replies))
             return
         else:
-            asyncio.get_running_loop().call_soon(_unsettled, calls, replies)
+            self._loop.call_soon(_unsettled, calls, replies)
         if not self._closed:
             self._next()
 
     def _wait_for(self, calls: list[_Call]) -> None:
         """Run a batch in a task."""
-        self._task = asyncio.get_running_loop().create_task(self._patiently(calls), name="broker-pipeline")
+        self._task = self._loop.create_task(self._patiently(calls), name="broker-pipeline")
 
     async def _patiently(self, calls: list[_Call]) -> None:
         try:

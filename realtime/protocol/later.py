@@ -62,12 +62,13 @@ class Later(Generic[T]):
             raise RuntimeError("a Later has one listener")
         self._listener = listener
         if self.done:
-            listener(self)
+            self._tell()
 
     def value(self) -> T:
         """Return the value when it is there, or raise the error that came instead."""
         if self._error is not None:
-            raise self._error
+            # One error may be that of thousands who wait; each raise would add its frames to what the last has left.
+            raise self._error.with_traceback(None)
         return self._read(self._raw)
 
     def __await__(self) -> Generator[Any, None, T]:

@@ -138,6 +138,18 @@ async def test_who_fails_to_take_an_answer_holds_up_nobody(valkey: Valkey, make_
     assert [str(exc) for exc in complaints] == ["mine alone"]
 
 
+async def test_one_error_for_all_who_wait_grows_with_none_of_them(valkey: Valkey, make_node: MakeNode) -> None:
+    pipeline = (await make_node(valkey.url)).broker._pipeline
+    waiting: list[Later[int]] = [pipeline.command("EXISTS", "k", key="k") for _ in range(50)]
+    await pipeline.close()
+    frames = []
+    for answer in waiting:
+        with pytest.raises(Unavailable) as caught:
+            await answer
+        frames.append(len(caught.traceback))
+    assert len(set(frames)) == 1
+
+
 async def test_who_stops_waiting_for_an_answer_holds_up_nobody(valkey: Valkey, make_node: MakeNode) -> None:
     pipeline = (await make_node(valkey.url)).broker._pipeline
     given_up: asyncio.Future[int] = asyncio.ensure_future(pipeline.command("EXISTS", "k", key="k"))
