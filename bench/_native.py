@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,6 +215,17 @@ class Bench:
         """The C server that publishes through Valkey, events of so many bytes; gives its port and process id."""
         with self._c_server(compiled("relay", self._folder), "0", valkey_socket, str(event_bytes)) as port_and_pid:
             yield port_and_pid
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Keep all cores from going idle, by processes that give way to everybody (bench/native/awake.c)."""
+        program = compiled("awake", self._folder)
+        with ExitStack() as running:
+            for core in sorted(self.server_cores | self.load_cores):
+                process = subprocess.Popen([str(program), str(core)])
+                running.callback(process.wait)
+                running.callback(process.kill)
+            yield
 
     @contextmanager
     def _c_server(self, program: Path, *arguments: str) -> Iterator[tuple[int, int]]:

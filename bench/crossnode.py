@@ -9,13 +9,16 @@ before the send on the one socket to just after the read on the other, of the st
 nodes share the server's cores; the generator shares its own with Valkey and PostgreSQL. Every message is counted:
 `lost` was not heard within 10 s of the end, `doubled` was heard twice or by the wrong one; a refusal ends the run. What
 the tail owes to the machine is shown: `half_load_generator_late_p99_ms` is by how much the generator missed its
-moments, `half_load_stolen` the cores that the host of a virtual machine took.
+moments, `half_load_stolen` the cores that the host of a virtual machine took. A virtual core that goes idle waits for
+its host when it is wanted again, which can take longer than all else, so the cores are kept awake by processes that
+give way to everybody (bench/native/awake.c); `--idle` measures without.
 
 In turns, the same generator loads the least that two nodes can do through the same Valkey: two processes in C
 (bench/native/relay.c) that PUBLISH each message as it is, padded to our events' size, and send on what they are
 subscribed to. They know no users, rights, rates or schemas, decode nothing, keep no log (so no offsets, no resume, no
 script in Valkey), drop no repeats, and do not survive Valkey's restart. `ratio_to_limit` compares the servers' own CPU
-time for each message, Valkey's left out, as `echo` does: the median of the rounds; `limit_p99_ms` is at our half load.
+time for each message, Valkey's left out, as `echo` does: the median of the rounds; `limit_p99_ms` is at our half load,
+`limit_half_load_p99_ms` at half of the limit's own rate.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from bench._native import Answer, Bench, BenchFailed, Load, bench, median, port_of, process_cpu_s, stolen_s
@@ -75,9 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", type=int, default=128, help="pairs of members, one on each node [128]")
     parser.add_argument("--window", type=int, default=1, help="messages in flight for each pair when saturated [1]")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement [4]")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each kind; the median counts [3]")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each kind; the median counts [5]")
     parser.add_argument("--rate", type=float, default=0, help="messages a second of the paced part [half of all]")
     parser.add_argument("--bytes", type=int, default=200, help="size of a message's text [200]")
+    parser.add_argument("--idle", action="store_true", help="let cores go idle when nothing is to do [kept awake]")
 
 
 def publish(text_bytes: int) -> str:
@@ -87,7 +91,7 @@ def publish(text_bytes: int) -> str:
 
 
 def run(options: argparse.Namespace) -> Figures:
-    with bench() as native, two_nodes() as nodes:
+    with bench() as native, two_nodes() as nodes, nullcontext() if options.idle else native.awake():
         members = 2 * options.pairs
         words = {"second": JOIN, "message": publish(options.bytes)}
         first, ports = native.sign_ins(range(members)), [port_of(node) for node in nodes]
@@ -104,14 +108,17 @@ def run(options: argparse.Namespace) -> Figures:
                 limits.append(limit.measure(options.seconds, in_flight=options.window))
                 runs.append(ours.measure(options.seconds, in_flight=options.window))
             rate = options.rate or median([each.per_s for each in runs]) / 2
-            halves, limit_halves = [], []
+            limit_rate = median([each.per_s for each in limits]) / 2
+            halves, limits_at_ours, limit_halves = [], [], []
             for _ in range(options.rounds):
-                limit_halves.append(limit.measure(options.seconds, rate=rate))
+                limit_halves.append(limit.measure(options.seconds, rate=limit_rate))
+                limits_at_ours.append(limit.measure(options.seconds, rate=rate))
                 halves.append(ours.measure(options.seconds, rate=rate))
     counted = [warm, *runs, *halves]
     return {
         **_saturated(runs, limits),
-        **_half_load(halves, limit_halves),
+        **_half_load(_by_p99(halves), _middle(_by_p99(limits_at_ours))),
+        **_limit_half_load(_middle(_by_p99(limit_halves))),
         "lost": sum(each.answer.lost for each in counted),
         "doubled": sum(each.answer.doubled for each in counted),
         "pairs": options.pairs,
@@ -143,10 +150,17 @@ def _saturated(runs: list[Run], limits: list[Run]) -> Figures:
     }
 
 
-def _half_load(halves: list[Run], limits: list[Run]) -> Figures:
-    """All figures are of the stretch whose p99 is the middle one."""
-    halves, limits = sorted(halves, key=_p99_us), sorted(limits, key=_p99_us)
-    half, limit = halves[(len(halves) - 1) // 2], limits[(len(limits) - 1) // 2]
+def _by_p99(runs: list[Run]) -> list[Run]:
+    return sorted(runs, key=lambda run: run.answer.p99_us)
+
+
+def _middle(runs: list[Run]) -> Run:
+    return runs[(len(runs) - 1) // 2]
+
+
+def _half_load(halves: list[Run], limit: Run) -> Figures:
+    """All figures are of the stretch whose p99 is the middle one; `limit` is the limit's at the same rate."""
+    half = _middle(halves)
     seconds = half.answer.seconds
     return {
         "half_load_per_s": round(half.per_s),
@@ -165,8 +179,13 @@ def _half_load(halves: list[Run], limits: list[Run]) -> Figures:
     }
 
 
-def _p99_us(run: Run) -> float:
-    return run.answer.p99_us
+def _limit_half_load(half: Run) -> Figures:
+    """What the machine does to the least of servers at half of that one's own rate."""
+    return {
+        "limit_half_load_per_s": round(half.per_s),
+        "limit_half_load_p50_ms": round(half.answer.p50_us / 1e3, 3),
+        "limit_half_load_p99_ms": round(half.answer.p99_us / 1e3, 3),
+    }
 
 
 SCENARIO = Scenario("cross-node", "messages from one node's socket to another's, against C", add_arguments, run)

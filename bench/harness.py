@@ -185,9 +185,8 @@ def server_process(
 
 def pin(cores: Iterable[int], pid: int = 0) -> None:
     """Keep a process (0: this one) and the children it will have on `cores`; does nothing where that is unknown."""
-    wanted = set(cores) & allowed_cores()
-    if wanted and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(pid, wanted)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(pid, set(cores))
 
 
 def allowed_cores() -> set[int]:
