@@ -45,6 +45,7 @@ UNBOUND: Final[Mapping[str, str]] = {
     "rate_gift_send": "off",
     "rate_chat_send": "off",
     "rate_channel_publish": "off",
+    "rate_sign_ins": "off",
     "accepts_per_ip_per_s": "1000000",
     "accepts_per_ip_burst": "1000000",
     "unauthenticated_max": "100000",

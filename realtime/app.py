@@ -218,18 +218,20 @@ class App:
         self._stack.push_async_callback(channels.close)
         arrivals = Arrivals(parts.presence, channels)
         self._stack.push_async_callback(arrivals.settle)
+        rates = self._rates(parts)
         sessions = Sessions(
             verifiers=self._verifiers(parts.keys),
             accounts=parts.accounts,
             hub=hub,
             node=self.node,
             arrivals=arrivals,
+            rates=rates,
             snapshots={"calls": calls.service.snapshot, "wallet": parts.wallets.snapshot, "unread": parts.chat.unread},
             heartbeat_ms=self.settings.heartbeat_ms,
         )
         gifts = parts.wallets.desk
         self._spawn(gifts.run(), "gifts")  # before the dispatcher: it is stopped after the last request
-        dispatcher = self._dispatcher(parts, sessions)
+        dispatcher = self._dispatcher(parts, sessions, rates)
         handlers: list[Handlers] = [
             sessions,
             AccountHandlers(parts.accounts, host_status=parts.presence.status_of),
@@ -302,17 +304,20 @@ class App:
             verifiers.append(firebase)
         return Verifiers(verifiers)
 
-    def _dispatcher(self, parts: Parts, sessions: Sessions) -> Dispatcher:
-        async def acknowledged(who: Principal, event_ids: Sequence[str]) -> None:
-            # First what stops a push, which must not depend on whether the call is still there.
-            await parts.pushes.confirm(who.user_id, event_ids, now_ms=time.time_ns() // 1_000_000)
-            await parts.calls.service.acknowledged(who, event_ids)
-
+    def _rates(self, parts: Parts) -> Rates:
         limits = read_limits(self.settings)
         shared = SharedRates(parts.broker.backend.client, self.settings.redis_prefix, limits.everywhere)
         rates = Rates(limits, shared)
         parts.metrics.by_label("talkmeter_rate_limited_total", lambda: rates.refused)
         parts.metrics.source("talkmeter_rates_unshared_total", lambda: shared.unshared)
+        return rates
+
+    def _dispatcher(self, parts: Parts, sessions: Sessions, rates: Rates) -> Dispatcher:
+        async def acknowledged(who: Principal, event_ids: Sequence[str]) -> None:
+            # First what stops a push, which must not depend on whether the call is still there.
+            await parts.pushes.confirm(who.user_id, event_ids, now_ms=time.time_ns() // 1_000_000)
+            await parts.calls.service.acknowledged(who, event_ids)
+
         dispatcher = Dispatcher(
             outbox=parts.outbox,
             pool=parts.pool,

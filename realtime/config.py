@@ -94,6 +94,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_gift_send: RateText = "120/60s"  # per user and node
     rate_chat_send: RateText = "300/60s"  # per user and node
     rate_channel_publish: RateText = "600/60s"  # per user and node
+    rate_sign_ins: RateText = "60/60s"  # per user and node, over all devices
     rate_failed_sign_ins: RateText = "600/60s"  # per address and node
 
     # Calls and money.

@@ -25,9 +25,17 @@ from realtime.broker import Position, Replay, user_stream
 from realtime.hub import Hub
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import Event
-from realtime.protocol.errors import Conflict, TalkmeterError, TokenExpired, TokenInvalid, Unauthenticated
+from realtime.protocol.errors import (
+    Conflict,
+    RateLimited,
+    TalkmeterError,
+    TokenExpired,
+    TokenInvalid,
+    Unauthenticated,
+)
 from realtime.protocol.principal import Principal
 from realtime.protocol.registry import Empty, EventType, Route
+from realtime.rates import Rates
 from realtime.request import Request, Session
 from realtime.transport.interface import Socket
 
@@ -168,6 +176,7 @@ class Sessions:
         hub: Hub,
         node: str,
         arrivals: Arrivals,
+        rates: Rates,
         snapshots: Mapping[str, Snapshot],
         heartbeat_ms: int,
         confirm_s: float = CONFIRM_S,
@@ -177,6 +186,7 @@ class Sessions:
         self._hub = hub
         self._node = node
         self._arrivals = arrivals
+        self._rates = rates
         self._snapshots = snapshots
         self._heartbeat_ms = heartbeat_ms
         self._confirm_s = confirm_s
@@ -253,6 +263,9 @@ class Sessions:
     async def _admit(self, token: str, msg: SignIn, now_ms: int) -> tuple[Identity, Admitted]:
         """Judge token and device. Both are judged at the same moment in the database (see sign_ins.py)."""
         identity = await self._verifiers.verify(token, now_ms=now_ms)
+        wait_ms = self._rates.take_sign_in(identity.tenant, identity.user, time.monotonic())
+        if wait_ms:
+            raise RateLimited("this user signs in too often", retry_after_ms=wait_ms)
         device = Device(device_id=msg.device_id, platform=msg.platform, app_version=msg.app_version)
         signed = await self._accounts.sign_in(identity, device)
         if _now_ms() >= identity.expires_at_ms:  # it waited for the database meanwhile
@@ -380,7 +393,9 @@ def _expire(session: Session, expires_at_ms: int, now_ms: int) -> None:
 
 def _end(conn: Socket, error: BaseException) -> None:
     """End a connection whose sign-in failed half-way, or for a reason that passes: waiting on it would lead nowhere."""
-    if not isinstance(error, TalkmeterError) or error.retryable:
+    if isinstance(error, RateLimited):
+        conn.close(CloseCode.RATE_LIMITED, CloseCode.RATE_LIMITED.reason)
+    elif not isinstance(error, TalkmeterError) or error.retryable:
         conn.close(CloseCode.OVERLOADED, CloseCode.OVERLOADED.reason)
     elif conn.principal is not None:
         conn.close(CloseCode.SIGNED_OUT, CloseCode.SIGNED_OUT.reason)

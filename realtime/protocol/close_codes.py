@@ -76,7 +76,7 @@ _MEANINGS: Final[Mapping[CloseCode, str]] = MappingProxyType(
         CloseCode.HEARTBEAT_TIMEOUT: "nothing was heard, not even an answer to a ping",
         CloseCode.SERVER_ERROR: "the server failed",
         CloseCode.RESYNC: "the event stream may have a gap, as after a restart of Redis",
-        CloseCode.RATE_LIMITED: "a flood of frames",
+        CloseCode.RATE_LIMITED: "a flood of frames, or a user who signs in too often",
         CloseCode.OVERLOADED: "the sign-in failed for a reason that passes, as a database that is away",
         CloseCode.MALFORMED: "too many frames that are no requests, or the wrong kind of frame for the subprotocol",
         CloseCode.UNAUTHENTICATED: "too many requests before a sign-in",

@@ -8,7 +8,7 @@ from it costs a comparison and an addition.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from typing import Final, Protocol
 
 from realtime.protocol.principal import Principal
@@ -49,12 +49,12 @@ class Rates:
         shared: the buckets of all nodes; without it those of this node are all there is.
 
     Attributes:
-        refused: how often each limit refused: `connection`, `user`, `failed_sign_ins`, or an operation.
+        refused: how often each limit refused: `connection`, `user`, `sign_ins`, `failed_sign_ins`, or an operation.
     """
 
     __slots__ = (
-        "_actions", "_addresses", "_failures", "_interval_s", "_room_s", "_shared", "_user_interval_s", "_user_room_s",
-        "_users", "refused",
+        "_actions", "_addresses", "_failures", "_interval_s", "_room_s", "_shared", "_sign_ins", "_signing_in",
+        "_user_interval_s", "_user_room_s", "_users", "refused",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, shared: SharedRates | None = None) -> None:
@@ -64,9 +64,11 @@ class Rates:
         self._user_interval_s = limits.user.interval_s if limits.user else 0.0
         self._user_room_s = limits.user.room_s if limits.user else math.inf
         self._actions = limits.actions
+        self._sign_ins = limits.sign_ins
         self._failures = limits.failed_sign_ins
         self._shared = shared
         self._users: dict[int, Allowance] = {}
+        self._signing_in: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._addresses: dict[str, float] = {}
         self.refused: Counter[str] = Counter()
 
@@ -120,7 +122,24 @@ class Rates:
             self.refused[op] += 1
         return wait_ms
 
-    # Addresses.
+    # Sign-ins.
+
+    def take_sign_in(self, tenant: str, user: str, now: float) -> int:
+        """Take a sign-in of a user whose token holds; returns as `take`. A refused one costs nothing."""
+        rate, known = self._sign_ins, self._signing_in
+        if rate is None:
+            return 0
+        for _ in range(2):  # who has a full bucket is forgotten, and faster than others come
+            if known and next(iter(known.values())) <= now:
+                known.popitem(last=False)
+        full_at = max(known.get((tenant, user), 0.0), now) + rate.interval_s
+        if full_at - now > rate.room_s:
+            return self._refuse("sign_ins", full_at - now - rate.room_s)
+        if len(known) >= REMEMBERED_MAX:
+            known.popitem(last=False)
+        known[tenant, user] = full_at
+        known.move_to_end((tenant, user))
+        return 0
 
     def sign_in_wait_ms(self, remote: str, now: float) -> int:
         """Return 0, or how long an address from which too many sign-ins failed has to wait."""

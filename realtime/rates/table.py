@@ -73,6 +73,7 @@ class Limits:
         user: the same of all connections that a user has on this node.
         actions: requests of a user on this node, by operation.
         everywhere: requests of a user on all nodes, by operation.
+        sign_ins: of one user on this node, with a token that holds.
         failed_sign_ins: of one address on this node.
     """
 
@@ -80,6 +81,7 @@ class Limits:
     user: Rate | None = None
     actions: Mapping[str, Rate] = field(default_factory=dict)
     everywhere: Mapping[str, Rate] = field(default_factory=dict)
+    sign_ins: Rate | None = None
     failed_sign_ins: Rate | None = None
 
 
@@ -91,6 +93,7 @@ def read_limits(settings: Settings) -> Limits:
         user=Rate(settings.user_requests_burst, settings.user_requests_per_s),
         actions={action.op: rate for action, rate in actions.items() if rate},
         everywhere={action.op: rate for action, rate in actions.items() if rate and action.everywhere},
+        sign_ins=read_rate(settings.rate_sign_ins),
         failed_sign_ins=read_rate(settings.rate_failed_sign_ins),
     )
 

@@ -26,6 +26,7 @@ from realtime.joints import Arrivals
 from realtime.presence_api.service import Presence
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.errors import TokenExpired, TokenInvalid, Unavailable
+from realtime.rates import Limits, Rate, Rates
 from realtime.request import Request, Session
 from realtime.session import Sessions, SignIn, SignOut
 from tests.broker.support import Recorder, until
@@ -90,6 +91,7 @@ async def make(pool: asyncpg.Pool, redis: aioredis.Redis, redis_url: str) -> Asy
             hub=hub,
             node=name,
             arrivals=Arrivals(presence, channels),
+            rates=Rates(Limits(connection=Rate(1_000, 1_000))),
             snapshots={},
             heartbeat_ms=1_000,
             confirm_s=CONFIRM_S,

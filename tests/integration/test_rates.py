@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 
+from realtime.protocol.close_codes import CloseCode
 from tests.integration.node import Node, running, until
-from tests.integration.test_bad_input import ask, raw, sign_in
+from tests.integration.test_bad_input import ask, close_code, raw, sign_in
 
 
 async def counted(node: Node, limit: str) -> float:
@@ -73,3 +74,21 @@ async def test_failed_sign_ins_of_an_address_are_bounded_and_no_other_answer_is_
             assert codes == ["token_invalid"] * 3 + ["rate_limited"] * 3
             assert "ok" in await ask(signed_in, {"id": 2, "op": "session.ping"})
         assert await counted(node, "failed_sign_ins") == 3
+
+
+async def test_a_user_who_signs_in_without_end_is_told_to_wait_and_others_are_not(
+    shared: dict[str, Any], tmp_path: Path
+) -> None:
+    async with running(tmp_path, **shared, rate_sign_ins="3/9999s") as node:
+        token, other = await node.token("ravi"), await node.token("asha")
+        for device in ("phone", "tablet", "phone"):
+            async with raw(node) as conn:
+                assert "ok" in await sign_in(conn, token, device)
+        async with raw(node) as conn:
+            refused = (await sign_in(conn, token, "phone"))["error"]
+            assert refused["code"] == "rate_limited"
+            assert refused["details"]["retry_after_ms"] > 0
+            assert await close_code(conn) == CloseCode.RATE_LIMITED
+        async with raw(node) as conn:
+            assert "ok" in await sign_in(conn, other)
+        assert await counted(node, "sign_ins") == 1

@@ -1,4 +1,4 @@
-"""A node's own buckets: connections, users over their connections, actions, addresses whose sign-ins fail."""
+"""A node's own buckets: connections, users over their connections, actions, sign-ins, addresses whose sign-ins fail."""
 
 from __future__ import annotations
 
@@ -95,9 +95,27 @@ def test_an_address_whose_sign_ins_fail_has_to_wait_and_others_do_not() -> None:
     assert rates.sign_in_wait_ms("2001:db8::3", 0.0) > 0, "one customer's network is one address"
 
 
+def test_a_user_may_sign_in_so_often_and_others_are_not_counted_with_them() -> None:
+    rates = Rates(Limits(connection=WIDE, sign_ins=Rate(3, 0.5)))
+    assert [rates.take_sign_in("main", "ravi", 0.0) for _ in range(3)] == [0, 0, 0]
+    assert 2_000 <= rates.take_sign_in("main", "ravi", 0.0) <= 2_001
+    assert rates.take_sign_in("main", "asha", 0.0) == 0
+    assert rates.take_sign_in("other", "ravi", 0.0) == 0, "another tenant's user of the same name"
+    assert rates.take_sign_in("main", "ravi", 2.1) == 0, "a refused one costs nothing"
+    assert rates.take_sign_in("main", "ravi", 2.1) > 0
+    assert rates.refused == {"sign_ins": 2}
+
+
+def test_others_who_sign_in_do_not_make_a_busy_user_forgotten() -> None:
+    rates = Rates(Limits(connection=WIDE, sign_ins=Rate(3, 0.5)))
+    assert [rates.take_sign_in("main", "ravi", 0.0) for _ in range(3)] == [0, 0, 0]
+    assert not any(rates.take_sign_in("main", f"u{n}", n / 1_000) for n in range(1_000))
+    assert rates.take_sign_in("main", "ravi", 1.0) > 0
+
+
 def test_no_more_users_and_addresses_are_remembered_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_module, "REMEMBERED_MAX", 3)
-    rates = Rates(Limits(connection=WIDE, user=Rate(1, 0.001), failed_sign_ins=Rate(1, 0.001)))
+    rates = Rates(Limits(connection=WIDE, user=Rate(1, 0.001), sign_ins=Rate(1, 0.001), failed_sign_ins=Rate(1, 0.001)))
     connections = [Connection(user_id) for user_id in range(1, 5)]
     assert [rates.take(each, "x", 1, 0.0) for each in connections] == [0] * 4
     assert rates.take(Connection(1), "x", 1, 0.0) == 0, "the first was forgotten"
@@ -107,6 +125,9 @@ def test_no_more_users_and_addresses_are_remembered_than_said(monkeypatch: pytes
         rates.sign_in_failed(f"10.0.0.{number}", 0.0)
     assert rates.sign_in_wait_ms("10.0.0.0", 0.0) == 0
     assert rates.sign_in_wait_ms("10.0.0.3", 0.0) > 0
+    assert [rates.take_sign_in("main", user, 0.0) for user in "abcd"] == [0] * 4
+    assert rates.take_sign_in("main", "a", 0.0) == 0
+    assert rates.take_sign_in("main", "d", 0.0) > 0
 
 
 def test_every_action_of_the_table_is_an_operation_and_a_setting() -> None:
@@ -117,7 +138,7 @@ def test_every_action_of_the_table_is_an_operation_and_a_setting() -> None:
         assert action.op in defaults.actions
         assert (action.op in defaults.everywhere) == action.everywhere
     named = {name for name in Settings.__struct_fields__ if name.startswith("rate_")}
-    assert named == {action.setting for action in ACTIONS} | {"rate_failed_sign_ins"}
+    assert named == {action.setting for action in ACTIONS} | {"rate_sign_ins", "rate_failed_sign_ins"}
 
 
 def test_no_operation_costs_more_than_the_smallest_burst_that_may_be_set() -> None:
