@@ -12,13 +12,15 @@ import pytest
 import realtime
 from realtime.catalog import event_table, route_table
 from realtime.client import ACKED_EVENTS, MUTATIONS
+from tests.client.wire_types import FILE, render
 
 PACKAGE = Path(realtime.__file__).parent / "web" / "client"
 
 
 def sources_hash() -> str:
     """Return what build.mjs writes at the head of its outputs; both must read the same files."""
-    files = ["package.json", "tsconfig.json", "build.mjs", *(f"src/{file.name}" for file in PACKAGE.glob("src/*"))]
+    folders = [file for folder in ("src", "check") for file in (PACKAGE / folder).iterdir()]
+    files = ["package.json", "tsconfig.json", "build.mjs", *(f"{file.parent.name}/{file.name}" for file in folders)]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(f"{file}\n".encode())
@@ -32,6 +34,11 @@ def test_the_build_is_up_to_date(output: str) -> None:
     built_from = re.search(r"sources sha256:([0-9a-f]{64})", head)
     assert built_from is not None
     assert built_from[1] == sources_hash(), "run `npm ci && npm run build` in realtime/web/client"
+
+
+def test_the_build_was_checked_against_the_schemas_of_today() -> None:
+    """The build fails when the client's types and these disagree, and another test when it was not made with these."""
+    assert FILE.read_text() == render(), "run `python -m tests.client.wire_types`, then build the client"
 
 
 def test_every_source_has_its_declarations() -> None:

@@ -1,4 +1,4 @@
-// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:647fd71b0f0156802f41919ec06e16150e67d6bdd96eb5bcae0fdec96096dd61
+// talkmeter client, Apache-2.0. Built from src/ by build.mjs; sources sha256:10b1188cb755350be8d8e97f1d666a785e4491c9ede13cfa4a27c2351cfa7290
 /* Contains @msgpack/msgpack.
 
 Copyright 2019 The MessagePack Community.

@@ -295,7 +295,7 @@ export interface Events {
   "call.suspended": CallEvent;
   "call.resumed": CallEvent;
   "call.ended": CallEvent & { receipt?: Receipt | null };
-  "call.signal": { call_id: string; kind: SignalKind; payload: unknown; from_device: string; to_device: string };
+  "call.signal": { call_id: string; kind: Open<SignalKind>; payload: unknown; from_device: string; to_device: string };
   "wallet.changed": { wallet: Wallet; reason: string };
   "gift.received": {
     from: { id: string; name: string };

@@ -442,7 +442,7 @@ export interface Events {
     };
     "call.signal": {
         call_id: string;
-        kind: SignalKind;
+        kind: Open<SignalKind>;
         payload: unknown;
         from_device: string;
         to_device: string;
