@@ -13,7 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import bench
-from bench.harness import Figures, Scenario, machine
+from bench._native import BenchFailed
+from bench.harness import Figures, Scenario, ServerFailed, machine
 
 
 def scenarios() -> dict[str, Scenario]:
@@ -42,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_listing(known))
         return 0
     facts = machine()  # before a scenario keeps this process on some of the cores
-    figures = known[options.scenario].run(options)
+    try:
+        figures = known[options.scenario].run(options)
+    except (BenchFailed, ServerFailed) as failed:
+        print(f"{options.scenario}: {failed}", file=sys.stderr)
+        return 1
     if options.json:
         print(json.dumps({"scenario": options.scenario, "machine": facts, "figures": figures}))
     else:

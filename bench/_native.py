@@ -218,13 +218,19 @@ class Bench:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Keep all cores from going idle, by processes that give way to everybody (bench/native/awake.c)."""
+        """Keep all cores from going idle, by processes that give way to everybody (bench/native/awake.c).
+
+        Raises:
+            BenchFailed: the system does not let it.
+        """
         program = compiled("awake", self._folder)
         with ExitStack() as running:
             for core in sorted(self.server_cores | self.load_cores):
-                process = subprocess.Popen([str(program), str(core)])
-                running.callback(process.wait)
+                process = running.enter_context(subprocess.Popen([str(program), str(core)], stdout=subprocess.PIPE))
                 running.callback(process.kill)
+                assert process.stdout is not None
+                if not process.stdout.readline():
+                    raise BenchFailed(f"core {core} cannot be kept awake")
             yield
 
     @contextmanager

@@ -23,7 +23,6 @@ COMPONENTS = (
     "realtime/wallet",
     "realtime/chat",
     "realtime/push",
-    "realtime/channels",
 )
 LOCK_KEY = 0x7461_6C6B  # "talk": one migrator at a time over all nodes
 RECORD_SQL = """

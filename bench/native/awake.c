@@ -1,7 +1,7 @@
 /* Keeps a core from going idle, and gives way to whoever wants it.
  *
  * In:  awake CORE
- * Out: nothing; ends with its parent.
+ * Out: "awake" once it is; ends with its parent.
  *
  * A virtual core that goes idle is given back to its host, and has to wait for its turn there when work comes: milliseconds,
  * if others are busy. This has the least priority that there is (SCHED_IDLE, and in a session of its own, which the kernel's
@@ -32,5 +32,7 @@ int main(int count, char **words) {
         perror("awake");
         return 1;
     }
+    puts("awake");
+    fflush(stdout);
     for (;;) sched_yield();
 }

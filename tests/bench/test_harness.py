@@ -38,6 +38,14 @@ def test_the_list_names_every_scenario_with_a_summary(capsys: pytest.CaptureFixt
     for name, scenario in scenarios().items():
         assert name in listed
         assert scenario.summary in listed
+
+
+def test_a_scenario_that_cannot_run_here_says_why_in_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert main(["echo"]) == 1
+    assert capsys.readouterr().err == "echo: this scenario needs a C compiler: its load generator is a C program\n"
     assert "apps" in scenarios()
 
 
