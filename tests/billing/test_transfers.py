@@ -146,8 +146,8 @@ async def test_connection_that_is_cut_under_a_batch_is_replaced(
         async with asyncio.timeout(WAIT_S):
             while True:
                 if await owner.fetchval(
-                    "select bool_or(pg_terminate_backend(pid, 5000)) from pg_stat_activity"
-                    " where pg_backend_pid() = any (pg_blocking_pids(pid))"
+                    "select bool_or(pg_terminate_backend(pid, 5000)) from pg_locks"
+                    " where not granted and pg_backend_pid() = any (pg_blocking_pids(pid))"
                 ):
                     break
                 await asyncio.sleep(0.01)

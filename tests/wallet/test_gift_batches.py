@@ -37,11 +37,14 @@ async def outcomes(asked: Sequence[Awaitable[SendOk]]) -> Counter[str]:
 
 
 async def blocked(owner: asyncpg.Connection) -> int:
-    """Wait until another transaction waits for one of ours, and return its process."""
+    """Wait until another transaction waits for one of ours, and return its process.
+
+    Not by pg_stat_activity, of which a transaction sees what there was when it first looked.
+    """
     async with asyncio.timeout(WAIT_S):
         while True:
             pid: int | None = await owner.fetchval(
-                "select pid from pg_stat_activity where pg_backend_pid() = any (pg_blocking_pids(pid)) limit 1"
+                "select pid from pg_locks where not granted and pg_backend_pid() = any (pg_blocking_pids(pid)) limit 1"
             )
             if pid is not None:
                 return pid
@@ -170,8 +173,8 @@ async def test_batch_whose_connection_is_killed_is_booked_once(people: People, p
     await people.host("mia")
     killer = await asyncpg.connect(pg_url)
     try:
-        asked = asyncio.gather(*(people.gift(who, "mia", "rose") for who in senders))
         async with held(killer, senders[0]):
+            asked = asyncio.gather(*(people.gift(who, "mia", "rose") for who in senders))
             for _ in range(3):
                 pid = await blocked(killer)
                 assert await killer.fetchval("select pg_terminate_backend($1, 5000)", pid)
