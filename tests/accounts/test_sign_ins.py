@@ -16,18 +16,10 @@ from realtime.accounts.store import AccountStore, SignIn
 from realtime.protocol.errors import Unavailable
 from tests.accounts.test_service import NOW_MS, devices, identity
 from tests.broker.support import until
+from tests.locks import blocked
 
 USERS = 300
 WAIT_S = 20.0
-# Not pg_stat_activity: of that a transaction sees what there was when it first looked.
-LOCK_WAITS = "select count(*) from pg_locks where not granted and pg_backend_pid() = any (pg_blocking_pids(pid))"
-
-
-async def somebody_waits(owner: asyncpg.Connection) -> None:
-    """Wait until another transaction waits for one of ours."""
-    async with asyncio.timeout(WAIT_S):
-        while not await owner.fetchval(LOCK_WAITS):  # noqa: ASYNC110 - no event tells of it
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -127,7 +119,7 @@ async def test_whoever_waits_when_the_database_goes_is_told_to_try_again(
     await lock.start()
     await owner.execute("lock table realtime.devices in access exclusive mode")
     waiting = [asyncio.create_task(sign_ins.sign_in(asked(tenant_id, f"u{number}"))) for number in range(20)]
-    await somebody_waits(owner)
+    await blocked(owner)
     await owner.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> $1",
         owner.get_server_pid(),
@@ -158,7 +150,7 @@ async def test_whoever_is_at_the_database_when_the_node_stops_is_told_to_try_aga
     async with owner.transaction():
         await owner.execute("lock table realtime.devices in access exclusive mode")
         waiting = asyncio.create_task(sign_ins.sign_in(asked(tenant_id, "u0")))
-        await somebody_waits(owner)
+        await blocked(owner)
         async with asyncio.timeout(WAIT_S):
             await sign_ins.close()
             with pytest.raises(Unavailable) as refused:

@@ -17,6 +17,7 @@ from billing.ledger import Posted, Transfer
 from billing.tariffs import COINS_MAX
 from billing.transfers import TRANSFERS, TransferBatcher, judge, keys, outcome_of
 from tests.billing.conftest import CALLER, HOST, OTHER, TENANT, Desk
+from tests.locks import blocked
 
 WAIT_S = 20.0
 
@@ -143,14 +144,7 @@ async def test_connection_that_is_cut_under_a_batch_is_replaced(
     async with owner.transaction():
         await owner.execute("select from billing.spending_wallets where user_id = $1 for update", CALLER)
         waiting = asyncio.create_task(batcher.post(rose()))
-        async with asyncio.timeout(WAIT_S):
-            while True:
-                if await owner.fetchval(
-                    "select bool_or(pg_terminate_backend(pid, 5000)) from pg_locks"
-                    " where not granted and pg_backend_pid() = any (pg_blocking_pids(pid))"
-                ):
-                    break
-                await asyncio.sleep(0.01)
+        assert await owner.fetchval("select pg_terminate_backend($1, 5000)", await blocked(owner))
     async with asyncio.timeout(WAIT_S):
         assert (await waiting).outcome == "done"
     assert await desk.coins(CALLER) == (90, 0, 0)

@@ -20,6 +20,7 @@ from realtime.protocol.principal import Principal
 from realtime.wallet.gifts import Order, SendOk
 from realtime.wallet.views import GiftView, Person
 from tests.calls.world import People
+from tests.locks import blocked
 
 WAIT_S = 20.0
 ROSE = 5
@@ -34,21 +35,6 @@ async def outcomes(asked: Sequence[Awaitable[SendOk]]) -> Counter[str]:
     async with asyncio.timeout(WAIT_S):
         results = await asyncio.gather(*asked, return_exceptions=True)
     return Counter("paid" if isinstance(result, SendOk) else type(result).__name__ for result in results)
-
-
-async def blocked(owner: asyncpg.Connection) -> int:
-    """Wait until another transaction waits for one of ours, and return its process.
-
-    Not by pg_stat_activity, of which a transaction sees what there was when it first looked.
-    """
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            pid: int | None = await owner.fetchval(
-                "select pid from pg_locks where not granted and pg_backend_pid() = any (pg_blocking_pids(pid)) limit 1"
-            )
-            if pid is not None:
-                return pid
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
