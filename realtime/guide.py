@@ -99,7 +99,8 @@ the upgrade's `Authorization: Bearer` header; never in the URL. Every other oper
   ID token where `TALKMETER_FIREBASE_PROJECT_ID` is set; at most {TOKEN_CHARS_MAX} characters. `sub` is the user's id.
   The role `{HOST_ROLE}` makes a host. A new user is made, with a wallet, at the first sign-in.
 - An error that no repeat mends (`token_expired`, `token_invalid`) leaves the socket open for another token. One that
-  passes is followed by a close (4011): come back later.
+  passes is followed by a close (4011): come back later. So is one of a user who signs in too often (`rate_limited`,
+  4010; `{settings.rate_sign_ins}` on each node).
 - `session.token_expiring` comes {warning_s} s before the token ends. `session.refresh` replaces it in-band; without
   it the socket is closed (4502).
 - A device has one connection: signing in again closes the earlier one (4504), on whichever node it is. A user has at
